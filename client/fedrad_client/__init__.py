@@ -1,0 +1,1 @@
+"""A hospital's node: everything that runs at a site is here and in fedrad_common."""

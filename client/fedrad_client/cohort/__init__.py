@@ -1,0 +1,1 @@
+"""A site's processed data set: immutable generations, labels, split, dataset."""

@@ -1,0 +1,1 @@
+"""From a folder of DICOM to records and pixels without identity."""

@@ -1,0 +1,1 @@
+"""What makes an update private and what it cost: training, noise, ledger."""

@@ -1,0 +1,104 @@
+"""Files that are whole or absent: write beside, fsync, rename, fsync the folder; and one lock per directory."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedrad_common.canonical import canonical_json
+from fedrad_common.errors import BusyError, FedradError, FormatError
+
+
+def fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes | memoryview, *, mode: int = 0o600) -> None:
+    """Replace `path` by `content`, durable when this returns; on any failure the old file is untouched.
+
+    Raises:
+        FedradError: no space left (nothing was half-written).
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from None
+        raise
+
+
+def disk_full(path: Path) -> FedradError:
+    return FedradError(
+        f"{path.name}: no space left on the disk", hint="free space and run the same command again; nothing was half-written"
+    )
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o600) -> None:
+    write_atomic(path, canonical_json(value) + b"\n", mode=mode)
+
+
+def read_json(path: Path, *, expected_format: str) -> dict[str, Any]:
+    """Read an object whose `format` key is `NAME/VERSION`; an unknown version is refused.
+
+    Raises:
+        FormatError: not JSON, not an object, or of another format or version.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError):
+        raise FormatError(f"{path.name}: is not valid JSON", hint="restore the file from a backup or make it anew") from None
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != expected_format:
+        raise FormatError(
+            f"{path.name}: format {found!r} is not {expected_format!r}",
+            hint="it was written by another version of fedrad: use that version, or make the file anew with this one",
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path, *, what: str) -> Iterator[None]:
+    """Hold `path` as a lock file for the block; the kernel frees it when the process dies.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    descriptor = lock_file(path, what=what)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(path: Path, *, what: str) -> int:
+    """Take the lock and return its descriptor; closing it frees the lock."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BusyError(f"{what} is in use by another process", hint="wait for it to end, or stop it, and try again") from None
+    return descriptor

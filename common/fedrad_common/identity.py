@@ -1,0 +1,73 @@
+"""Ed25519 keys: made where they are used, kept with mode 0600, named by the hash of their public half."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from fedrad_common.canonical import sha256_hex
+from fedrad_common.errors import FormatError, MisuseError
+from fedrad_common.files import write_atomic
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    raw: bytes  # 32 bytes
+
+    @classmethod
+    def from_hex(cls, text: str) -> "PublicKey":
+        try:
+            raw = bytes.fromhex(text.strip())
+            Ed25519PublicKey.from_public_bytes(raw)
+        except ValueError:
+            raise FormatError("public key: not 64 hexadecimal digits of an Ed25519 key") from None
+        return cls(raw)
+
+    @property
+    def hex(self) -> str:
+        return self.raw.hex()
+
+    @property
+    def id(self) -> str:
+        return sha256_hex(self.raw)
+
+    def verify(self, message: bytes, signature: bytes, *, what: str) -> None:
+        """Raises FormatError when `signature` is not this key's over `message`."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except InvalidSignature:
+            raise FormatError(f"{what}: the signature does not fit", hint="it was changed on the way, or signed by another key") from None
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    private: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> "SigningKey":
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path) -> "SigningKey":
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except FileNotFoundError:
+            raise MisuseError(f"{path.name}: no such key", hint="run init first") from None
+        except ValueError:
+            raise FormatError(f"{path.name}: is not a PEM private key") from None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise FormatError(f"{path.name}: is not an Ed25519 key")
+        return cls(key)
+
+    def save(self, path: Path) -> None:
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        write_atomic(path, self.private.private_bytes(encoding, form, serialization.NoEncryption()), mode=0o600)
+
+    @property
+    def public(self) -> PublicKey:
+        return PublicKey(self.private.public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        return self.private.sign(message)

@@ -1,0 +1,155 @@
+"""The training protocol: the one document that says what is trained. A site approves it by its hash and keeps its bytes."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+
+from fedrad_common.canonical import canonical_json, sha256_hex
+from fedrad_common.config import Section, load_toml, parse_toml, validate
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,63}$")]
+Scalar = bool | int | float | str
+FORMAT = "fedrad-protocol-1"
+
+
+class Task(Section):
+    """What is learned."""
+
+    kind: Name  # a key of fedrad_common.tasks.TASKS
+    labels: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)]  # columns of the site's label table
+
+
+class Input(Section):
+    """What a model sees of one image."""
+
+    profile: Name  # a key of fedrad_common.profiles.PROFILES
+    height: Annotated[int, Field(ge=1, le=4096)]  # pixels
+    width: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Model(Section):
+    """Which network. Initial weights are random, from `seed`: their lineage is the protocol itself."""
+
+    name: Name  # a key of fedrad_common.models.MODELS, or a `fedrad.models` entry point
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    options: dict[str, Scalar] = {}
+
+
+class Privacy(Section):
+    """Everything that the guarantee depends on, and nothing else. The site computes q and sigma from this and its declared size."""
+
+    unit: Literal["patient", "none"]  # "none": no privacy; a site refuses it unless its policy allows unbounded releases
+    epsilon: PositiveFloat | None = None  # of the whole run, per patient (PRV); required with unit "patient"
+    clip_norm: PositiveFloat = 1.0  # L2 bound on one patient's gradient
+    expected_batch: PositiveFloat  # B, patients; the sampling rate at a site is q = min(1, B / N)
+    steps_per_round: PositiveInt
+    rounds: PositiveInt
+    max_images: PositiveInt = 8  # M, images of one patient drawn a step
+
+    @model_validator(mode="after")
+    def _epsilon_belongs_to_patient(self) -> Self:
+        if (self.unit == "patient") != (self.epsilon is not None):
+            raise ValueError("epsilon is required with unit 'patient' and forbidden with unit 'none'")
+        return self
+
+    @property
+    def steps(self) -> int:
+        return self.rounds * self.steps_per_round
+
+
+class Training(Section):
+    """A site's local steps. Nothing here can change the guarantee."""
+
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, over the rounds
+    proximal: Annotated[float, Field(ge=0)] = 0.0  # FedProx's mu; 0 is plain FedAvg
+    augmentation: Name = "none"  # a key of fedrad_common.augmentation.AUGMENTATIONS
+    multiplicity: Annotated[int, Field(ge=1, le=64)] = 1  # K augmented views an image, averaged before the clip
+
+
+class Aggregation(Section):
+    strategy: Literal["fedavg", "fedadam"] = "fedavg"
+    learning_rate: PositiveFloat = 1.0  # of the server's step
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fedavg's server momentum
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # fedadam
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: PositiveFloat = 1e-3
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged model, which is evaluated and released; 0 is off
+
+
+class Rounds(Section):
+    """When a round is over. (How many there are stands in `privacy`.)"""
+
+    quorum: PositiveInt  # updates needed to close a round
+    deadline_seconds: PositiveFloat
+    retries: Annotated[int, Field(ge=0, le=100)] = 2  # below quorum, before the run pauses
+
+
+class Evaluation(Section):
+    """Score histograms of validation patients (privacy.md, rule 11)."""
+
+    rounds: tuple[Annotated[int, Field(ge=1)], ...] = ()  # after which rounds
+    release: Literal["noised", "exact", "none"] = "noised"
+    epsilon: PositiveFloat | None = None  # of all noised releases together, on the validation line
+    bins: Literal[32] = 32
+
+    @model_validator(mode="after")
+    def _noise_has_a_price(self) -> Self:
+        if self.rounds and self.release == "noised" and self.epsilon is None:
+            raise ValueError("epsilon is required when release is 'noised'")
+        return self
+
+
+class TrainingProtocol(Section):
+    format: Literal["fedrad-protocol-1"]
+    name: Name
+    title: str = ""
+    task: Task
+    input: Input
+    model: Model
+    privacy: Privacy
+    training: Training
+    rounds: Rounds
+    aggregation: Aggregation = Aggregation()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _evaluated_rounds_exist(self) -> Self:
+        if self.evaluation.rounds and max(self.evaluation.rounds) > self.privacy.rounds:
+            raise ValueError(f"evaluation.rounds names round {max(self.evaluation.rounds)} of {self.privacy.rounds}")
+        if self.evaluation.release == "exact" and self.evaluation.rounds not in ((), (self.privacy.rounds,)):
+            raise ValueError("exact evaluation is for the last round only")
+        return self
+
+    def canonical(self) -> bytes:
+        """The document's bytes: defaults written out, so that a default that changes later changes the hash too."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def hash(self) -> str:
+        return sha256_hex(self.canonical())
+
+
+def load_protocol(path: Path) -> TrainingProtocol:
+    """Raises ConfigError with file, key and hint."""
+    return load_toml(path, TrainingProtocol)
+
+
+def parse_protocol(content: bytes, *, name: str = "protocol.toml") -> TrainingProtocol:
+    return parse_toml(content, TrainingProtocol, name=name)
+
+
+def replace_settings(protocol: TrainingProtocol, settings: dict[str, object], *, name: str = "--set") -> TrainingProtocol:
+    """A copy with dotted keys replaced, validated anew: `{"privacy.epsilon": 3.0}`."""
+    value = protocol.model_dump(mode="json")
+    for dotted, new in settings.items():
+        *path, last = dotted.split(".")
+        place = value
+        for part in path:
+            place = place.setdefault(part, {}) if isinstance(place.get(part, {}), dict) else {}
+        place[last] = new
+    return validate(value, TrainingProtocol, name=name)

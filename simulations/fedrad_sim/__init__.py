@@ -1,0 +1,1 @@
+"""Many sites on one machine, running the same code as the real ones."""
