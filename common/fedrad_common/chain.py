@@ -149,8 +149,8 @@ def _verify(path: Path, kind: str) -> tuple[list[Entry], int]:
     name = path.name
     if not path.exists():
         raise ChainError(f"{name}: no such log", hint="run init first, or restore both files together")
+    count, head, _ = _read_mark(path, kind)  # before the lines: a reader beside a writer then never sees fewer than were acknowledged
     content = path.read_bytes()
-    count, head, _ = _read_mark(path, kind)
     entries: list[Entry] = []
     previous, position = _genesis(kind), 0
     while position < len(content):

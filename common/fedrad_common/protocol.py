@@ -1,7 +1,8 @@
 """The training protocol: the one document that says what is trained. A site approves it by its hash and keeps its bytes."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
@@ -153,3 +154,17 @@ def replace_settings(protocol: TrainingProtocol, settings: dict[str, object], *,
             place = place.setdefault(part, {}) if isinstance(place.get(part, {}), dict) else {}
         place[last] = new
     return validate(value, TrainingProtocol, name=name)
+
+
+def render_protocol(protocol: TrainingProtocol) -> bytes:
+    """The document as TOML, every default written out; parsing it gives the same protocol and hash."""
+    return "\n".join(_render(protocol.model_dump(mode="json", exclude_none=True), ())).encode() + b"\n"
+
+
+def _render(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
+    # JSON's strings, numbers, booleans and arrays are TOML's as well.
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
+    for key, value in inner.items():
+        lines += ["", f"[{'.'.join((*path, key))}]", *_render(value, (*path, key))]
+    return lines

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from fedrad_common.errors import MisuseError
+
+if TYPE_CHECKING:
+    from fedrad_client.cohort.split import Part
+    from fedrad_client.cohort.store import Cohort
 
 
 @dataclass(frozen=True)
@@ -16,3 +23,33 @@ class Dataset:
     labels: npt.NDArray[np.float32]  # (n_images, n_labels), 0 or 1; NaN is unlabelled
     owner: npt.NDArray[np.int64]  # (n_images,), index of the patient, 0 … n_patients - 1, ascending
     n_patients: int
+
+
+def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...]) -> Dataset:
+    """One part with the named labels, in their order. An empty part is a dataset of 0 images.
+
+    Raises:
+        MisuseError: the cohort has no such label.
+    """
+    manifest = cohort.manifest
+    for label in labels:
+        if label not in manifest.labels:
+            raise MisuseError(f"cohort: has no label {label!r}", hint="ingest again with a label table that has this column")
+    rows = np.array([index for index, record in enumerate(cohort.records) if record.part == part], dtype=np.int64)
+    patients = [cohort.records[row].patient for row in rows]
+    places = {patient: place for place, patient in enumerate(dict.fromkeys(patients))}
+    return Dataset(
+        pixels=_gather(cohort, rows),
+        labels=cohort.labels[rows][:, [manifest.labels.index(label) for label in labels]],
+        owner=np.array([places[patient] for patient in patients], dtype=np.int64),
+        n_patients=len(places),
+    )
+
+
+def _gather(cohort: Cohort, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+    parts, start = [], 0
+    for part in cohort.pixels:
+        mine = rows[(rows >= start) & (rows < start + len(part))] - start
+        parts.append(part[mine])
+        start += len(part)
+    return np.concatenate(parts)

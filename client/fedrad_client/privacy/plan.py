@@ -1,12 +1,16 @@
 """A site's own privacy parameters for one protocol, fixed at approval from its declared size; the coordinator sends none of them."""
 
-from __future__ import annotations
-
+import math
 from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
 
 from fedrad_common.canonical import Sha256
 from fedrad_common.config import Section
-from pydantic import Field, PositiveInt
+from fedrad_common.protocol import TrainingProtocol
+
+# A site whose declared size leaves fewer validation patients than this does not evaluate: its histogram would be noise, or a person.
+LEAST_VALIDATION_PATIENTS = 10
 
 
 class Plan(Section):
@@ -20,4 +24,49 @@ class Plan(Section):
     noise_multiplier: Annotated[float, Field(ge=0)]  # sigma: the noise's standard deviation over the clip norm
     delta: Annotated[float, Field(gt=0, lt=1)]
     epsilon: Annotated[float, Field(gt=0)] | None  # of the whole run (PRV, upper); None is no bound
+    step_cost: Annotated[float, Field(ge=0)]  # Rényi divergence of one step at the ledger's order
+    evaluation: Literal["noised", "exact", "none"]
     evaluation_noise: Annotated[float, Field(ge=0)]  # standard deviation of each histogram cell, in patients; 0 is exact
+
+
+def make_plan(
+    protocol: TrainingProtocol, *, declared_size: int, delta: float, order: float, least_noise: float, validation_fraction: float
+) -> Plan:
+    """Compute q and sigma for one site. Depends on the declared size alone, never on the data (privacy.md, rules 2 and 3)."""
+    from fedrad_common.accounting import GaussianEvent, calibrate, epsilon_prv, rdp
+
+    privacy = protocol.privacy
+    sampling_rate = min(1.0, privacy.expected_batch / declared_size)
+    noise_multiplier, epsilon, step_cost = 0.0, None, 0.0
+    if privacy.epsilon is not None:
+        enough = calibrate(epsilon=privacy.epsilon, delta=delta, sampling_rate=sampling_rate, steps=privacy.steps)
+        noise_multiplier = max(enough, least_noise)
+        epsilon = epsilon_prv([GaussianEvent(noise_multiplier, sampling_rate, privacy.steps)], delta)
+        step_cost = rdp(GaussianEvent(noise_multiplier, sampling_rate, 1), order)
+    evaluation = protocol.evaluation.release if protocol.evaluation.rounds else "none"
+    if declared_size * validation_fraction < LEAST_VALIDATION_PATIENTS:
+        evaluation = "none"
+    return Plan(
+        protocol=protocol.hash,
+        declared_size=declared_size,
+        sampling_rate=sampling_rate,
+        expected_batch=sampling_rate * declared_size,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        epsilon=epsilon,
+        step_cost=step_cost,
+        evaluation=evaluation,
+        evaluation_noise=histogram_noise(protocol, delta) if evaluation == "noised" else 0.0,
+    )
+
+
+def histogram_noise(protocol: TrainingProtocol, delta: float) -> float:
+    """Standard deviation of each cell so that all evaluation rounds together cost `evaluation.epsilon`.
+
+    One patient moves one cell per label: L2 sensitivity sqrt(n_labels). zCDP of the discrete Gaussian (Canonne, Kamath, Steinke 2020):
+    rho = releases × n_labels / (2 sigma²), and epsilon = rho + 2 sqrt(rho ln(1/delta)) (Bun and Steinke 2016).
+    """
+    assert protocol.evaluation.epsilon is not None
+    log_inverse_delta = math.log(1 / delta)
+    rho = (math.sqrt(log_inverse_delta + protocol.evaluation.epsilon) - math.sqrt(log_inverse_delta)) ** 2
+    return math.sqrt(len(protocol.evaluation.rounds) * len(protocol.task.labels) / (2 * rho))

@@ -1,0 +1,186 @@
+"""The one order of operations of a site: verify → policy → outbox → reserve → work → seal → audit → release.
+
+The simulation and every deployment run this very function. Nothing leaves a site but what it returns: a sealed envelope with its
+vector, or one code of a closed list (privacy.md, rules 9 and 10).
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedrad_client import audit
+from fedrad_client.policy import check_order, refuse
+from fedrad_client.privacy.plan import Plan
+from fedrad_client.site import Site
+from fedrad_client.work import Job, Work
+from fedrad_common.canonical import canonical_json
+from fedrad_common.errors import BudgetError, FedradError, FormatError, Refusal, RefusalCode
+from fedrad_common.packing import Vector, vector_hash
+from fedrad_common.protocol import TrainingProtocol
+from fedrad_common.records import Answer, Envelope, Order, Privacy, Signed, sign
+
+Entropy = Callable[[int], bytes]
+
+
+def answer(site: Site, signed: Signed, model: Vector, *, work: Work, entropy: Entropy = os.urandom) -> Answer:
+    """Answer one order.
+
+    Args:
+        signed: the coordinator's order.
+        model: (n_parameters,) float32, the packed model that the order names by its hash.
+        work: what trains or evaluates; gets no key and no ledger.
+        entropy: 32 fresh bytes a reservation. Only a simulation may pass anything but the operating system's.
+    """
+    order: Order | None = None
+    try:
+        order = verify(site, signed, model)
+        protocol, plan = approved(site, order)
+        check_order(order, protocol, plan)
+        sealed = site.outbox.get(order.question)
+        if sealed is not None:
+            audit.record(site.audit, "resend", run=order.run, epoch=order.epoch, round=order.round, question=order.question)
+            return sealed
+        sequence = reserve(site, order, protocol, plan)
+        vector = run_work(site, order, protocol, plan, model=model, work=work, entropy=entropy)
+        return release(site, order, seal(site, order, plan, vector, sequence=sequence, protocol=protocol), vector)
+    except Refusal as refusal:
+        return refused(site, order, code=refusal.code, reason=refusal.hint)
+    except BudgetError:
+        return refused(site, order, code="budget", reason="budget")
+    except FormatError:
+        return refused(site, order, code="version", reason="version")
+    except FedradError as error:
+        full = "no space left" in str(error)
+        return refused(site, order, code="disk" if full else "internal", reason="disk" if full else "work-failed")
+
+
+def verify(site: Site, signed: Signed, model: Vector) -> Order:
+    """Is it our coordinator's, for this model, from the newest epoch? Raises Refusal."""
+    if site.coordinator is None:
+        refuse("not-signed")
+    try:
+        order = signed.open(Order, site.coordinator, what="order")
+    except FormatError:
+        refuse("not-signed")
+    if model.shape != (order.length,) or vector_hash(model) != order.model:
+        refuse("other-model")
+    if order.epoch < site.epochs.get(order.run, 1):
+        refuse("stale-epoch")
+    return order
+
+
+def approved(site: Site, order: Order) -> tuple[TrainingProtocol, Plan]:
+    if site.home.paused:
+        refuse("paused")
+    found = site.approved(order.protocol)
+    if found is None:
+        refuse("not-approved")
+    return found
+
+
+def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan) -> int:
+    """Charge before work: a crash may cost budget, it may never leak an unpaid update. Returns the sequence number."""
+    for entry in site.audit.entries:
+        body = entry.body
+        if entry.type == "release" and (body["run"], body["round"], body["kind"]) == (order.run, order.round, order.kind):
+            refuse("answered")
+    if site.ledger.generation_of(order.run) is None:
+        site.ledger.reserve_run(order.run, protocol=protocol, plan=plan, generation=current_generation(site))
+    return site.ledger.reserve_answer(order, protocol=protocol, plan=plan)
+
+
+def current_generation(site: Site) -> int:
+    """The newest cohort generation: a run is pinned to the one that was current at its first order."""
+    from fedrad_client.cohort.store import current
+
+    return current(site.home.cohort)
+
+
+def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, model: Vector, work: Work, entropy: Entropy) -> Vector:
+    generation = site.ledger.generation_of(order.run)
+    assert generation is not None
+    job = Job(
+        protocol=protocol,
+        kind=order.kind,
+        round=order.round,
+        plan=plan,
+        secret=stream_key(entropy(32), order, generation),
+        cohort=site.home.cohort,
+        generation=generation,
+        resources=site.config.resources,
+    )
+    vector = np.ascontiguousarray(work(job, model), dtype="<f4")
+    if not np.isfinite(vector).all():
+        refuse("work-failed")
+    return vector
+
+
+def stream_key(fresh: bytes, order: Order, generation: int) -> bytes:
+    """The 32-byte key of one reservation's randomness: a cloned machine sends the same bytes or independent noise (rule 9)."""
+    context = [order.run, order.round, order.kind, order.protocol, order.model, generation]
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedrad-stream-1" + canonical_json(context)).derive(fresh)
+
+
+def seal(site: Site, order: Order, plan: Plan, vector: Vector, *, sequence: int, protocol: TrainingProtocol) -> Signed:
+    envelope = Envelope(
+        site=site.name,
+        run=order.run,
+        epoch=order.epoch,
+        round=order.round,
+        kind=order.kind,
+        sequence=sequence,
+        protocol=order.protocol,
+        model=order.model,
+        length=vector.size,
+        payload=vector_hash(vector),
+        declared_size=plan.declared_size,
+        privacy=spent(order, plan, protocol),
+        ledger=site.ledger.chain.head,
+    )
+    return sign(envelope, site.key)
+
+
+def spent(order: Order, plan: Plan, protocol: TrainingProtocol) -> Privacy:
+    """What the envelope says of its own noise: constants of the plan, nothing of the data."""
+    if order.kind == "evaluate":
+        exact = plan.evaluation == "exact"
+        return Privacy(noise_multiplier=plan.evaluation_noise, sampling_rate=1.0, steps=1, delta=plan.delta, marked=exact)
+    return Privacy(
+        noise_multiplier=plan.noise_multiplier,
+        sampling_rate=plan.sampling_rate,
+        steps=protocol.privacy.steps_per_round,
+        delta=plan.delta,
+        marked=plan.noise_multiplier == 0,
+    )
+
+
+def release(site: Site, order: Order, envelope: Signed, vector: Vector) -> Answer:
+    """Seal into the outbox, then write the release intent; after that only these bytes ever answer this question."""
+    site.outbox.put(order.question, envelope, vector)
+    audit.record(
+        site.audit,
+        "release",
+        run=order.run,
+        epoch=order.epoch,
+        round=order.round,
+        kind=order.kind,
+        question=order.question,
+        envelope=envelope.digest,
+        payload=vector_hash(vector),
+        bytes=vector.nbytes,
+    )
+    site.epochs[order.run] = order.epoch
+    return Answer(envelope=envelope, vector=vector)
+
+
+def refused(site: Site, order: Order | None, *, code: RefusalCode, reason: str) -> Answer:
+    """Say no with a code. The reason stays in the audit log; a full disk must not turn a refusal into silence."""
+    try:
+        known: dict[str, str | int] = {} if order is None else {"run": order.run, "round": order.round, "question": order.question}
+        audit.record(site.audit, "refuse", code=code, reason=reason, **known)
+    except FedradError:
+        pass
+    return Answer(refusal=code)

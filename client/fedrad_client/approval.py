@@ -1,0 +1,151 @@
+"""A person accepts a protocol: gates on this site's own data, its own noise, and the protocol's bytes kept under their hash."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedrad_client import audit
+from fedrad_client.policy import check_protocol
+from fedrad_client.privacy.ledger import Account, Opening, epsilon_at, evaluation_cost
+from fedrad_client.privacy.plan import Plan, make_plan
+from fedrad_client.site import Home, Site
+from fedrad_common.canonical import canonical_json
+from fedrad_common.errors import MisuseError
+from fedrad_common.files import write_atomic
+from fedrad_common.protocol import TrainingProtocol, parse_protocol
+
+if TYPE_CHECKING:
+    from fedrad_client.cohort.store import Cohort
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an approval would mean, before anybody approves: all of what would leave and what it would cost."""
+
+    protocol: TrainingProtocol
+    plan: Plan
+    n_parameters: int
+    bytes_a_round: int  # of one update, without the envelope's few hundred
+    evaluation_bytes: int  # of one histogram answer; 0 where this site would not evaluate
+    epsilon_before: float  # what the ceiling's filter holds now
+    epsilon_after: float | None  # None: no bound
+    ceiling: float
+    fits: bool
+    warnings: tuple[str, ...]  # local, for the person who approves; nothing of it leaves
+
+
+def preview(home: Home, opening: Opening, account: Account, content: bytes, *, declared_size: int) -> Preview:
+    """Work out a protocol's plan for this site. Spends and writes nothing.
+
+    Raises:
+        ConfigError: the protocol is malformed. MisuseError: the policy, the ceiling's delta or the cohort does not allow it.
+    """
+    from fedrad_client.cohort.store import open_cohort
+    from fedrad_common.models import initial_vector
+
+    config = home.config
+    protocol = parse_protocol(content)
+    n_parameters = initial_vector(protocol).size
+    check_protocol(protocol, config.policy, n_parameters)
+    check_delta(opening.delta, declared_size)
+    warnings = gates(open_cohort(home.cohort), protocol, declared_size)
+    plan = make_plan(
+        protocol,
+        declared_size=declared_size,
+        delta=opening.delta,
+        order=opening.order,
+        least_noise=config.policy.min_noise_multiplier,
+        validation_fraction=opening.validation_fraction,
+    )
+    after = account.training + plan.step_cost * protocol.privacy.steps
+    validation_after = account.validation + evaluation_cost(protocol, plan, opening.order)
+    unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0
+    return Preview(
+        protocol=protocol,
+        plan=plan,
+        n_parameters=n_parameters,
+        bytes_a_round=4 * n_parameters,
+        evaluation_bytes=0 if plan.evaluation == "none" else 4 * len(protocol.task.labels) * 2 * protocol.evaluation.bins,
+        epsilon_before=epsilon_at(account.training, order=opening.order, delta=opening.delta),
+        epsilon_after=None if unbounded else epsilon_at(after, order=opening.order, delta=opening.delta),
+        ceiling=opening.epsilon,
+        fits=after <= opening.budget and validation_after <= opening.validation_budget,
+        warnings=warnings,
+    )
+
+
+def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
+    """Keep the protocol's bytes and this site's plan under the protocol's hash.
+
+    Raises:
+        MisuseError: it asks for more than the policy or the ceiling allows, or was approved already with another size.
+    """
+    seen = preview(site.home, site.ledger.opening, site.ledger.account, content, declared_size=declared_size)
+    if not seen.fits:
+        raise MisuseError(
+            f"protocol: privacy.epsilon: {seen.protocol.privacy.epsilon} does not fit below this site's ceiling {seen.ceiling:g}; "
+            f"{seen.epsilon_before:.3g} is reserved already",
+            hint="nothing was approved; ask the coordinator for less epsilon: a site's ceiling is for its lifetime",
+        )
+    before = site.approved(seen.protocol.hash)
+    if before is not None and before[1] != seen.plan:
+        raise MisuseError(
+            f"protocol: approved already with declared size {before[1].declared_size}, not {declared_size}",
+            hint="a declared size stays for the run; approve with the same one",
+        )
+    folder = site.home.path / "approved" / seen.protocol.hash
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(folder / "protocol.toml", content)
+    write_atomic(folder / "plan.json", canonical_json(seen.plan.model_dump(mode="json")) + b"\n")
+    audit.record(site.audit, "approve", protocol=seen.protocol.hash, declared_size=declared_size, epsilon=seen.plan.epsilon)
+    return seen
+
+
+def gates(cohort: "Cohort", protocol: TrainingProtocol, declared_size: int) -> tuple[str, ...]:
+    """Look at the data once, locally, before approval: the coordinator learns approval or silence, never why.
+
+    Raises:
+        MisuseError: the cohort was made for another geometry, or lacks a label.
+    """
+    from fedrad_client.cohort.dataset import load_dataset
+
+    wanted = (protocol.input.profile, protocol.input.height, protocol.input.width)
+    manifest = cohort.manifest
+    if (manifest.profile, manifest.height, manifest.width) != wanted:
+        raise MisuseError(
+            f"cohort: holds {manifest.profile} {manifest.height}×{manifest.width}, the protocol wants {wanted[0]} {wanted[1]}×{wanted[2]}",
+            hint="ingest again with --protocol",
+        )
+    missing = [label for label in protocol.task.labels if label not in manifest.labels]
+    if missing:
+        raise MisuseError(f"cohort: has no label {missing[0]!r}", hint="ingest again with a label table that has this column")
+    training = load_dataset(cohort, part="training", labels=protocol.task.labels)
+    warnings = []
+    if training.n_patients < math.ceil(declared_size / 2):
+        warnings.append(
+            "fewer than half of the declared patients are in the training part: the noise is made for more; consider a smaller size"
+        )
+    if training.n_patients == 1:
+        warnings.append("one patient only: an update of this site is that patient and the noise")
+    for index, label in enumerate(protocol.task.labels):
+        if not {0.0, 1.0} <= set(training.labels[:, index].tolist()):
+            warnings.append(f"label {label!r}: all training images are of one class; this site teaches the model nothing about the other")
+    return tuple(warnings)
+
+
+def check_delta(delta: float, declared_size: int) -> None:
+    if declared_size < 1:
+        raise MisuseError(f"declared size: {declared_size} is not a number of patients")
+    if delta > 1 / (10 * declared_size) * (1 + 1e-9):
+        raise MisuseError(
+            f"privacy.delta: the ledger's {delta:g} is above 1 / (10 × {declared_size})",
+            hint="a declared size this large needs a smaller delta, which is fixed when a ledger is opened",
+        )
+
+
+def read_protocol(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MisuseError(f"{path.name}: cannot be read ({type(error).__name__})", hint="name the protocol's TOML file") from None

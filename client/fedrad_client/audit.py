@@ -1,0 +1,15 @@
+"""The site's audit log: every decision, and every byte that left, by hash. A closed list of events without free text."""
+
+from typing import Any, Literal
+
+from fedrad_common.chain import Chain, Entry
+
+KIND = "audit"
+# approve: a person accepted a protocol · refuse: an order was answered with a code · release: these bytes may leave from now on
+# resend: the same bytes again · ingest: a new cohort generation · pause, resume: by a person
+Event = Literal["approve", "refuse", "release", "resend", "ingest", "pause", "resume"]
+
+
+def record(chain: Chain, event: Event, **facts: str | int | float | bool | None) -> Entry:
+    body: dict[str, Any] = dict(facts)
+    return chain.append(event, body)

@@ -1,0 +1,131 @@
+"""A cohort on disk: immutable generations, each with its manifest; opened only when format, sizes and hashes fit."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, PositiveInt
+
+from fedrad_client.cohort.split import Part
+from fedrad_common.canonical import Sha256, canonical_json
+from fedrad_common.config import Section, parse_json
+from fedrad_common.errors import FormatError, MisuseError
+from fedrad_common.files import read_json, sha256_file
+
+FORMAT: Literal["fedrad-cohort-1"] = "fedrad-cohort-1"
+CURRENT, MANIFEST, RECORDS, LABELS, QUARANTINE = "current", "cohort.json", "records.jsonl", "labels/labels.jsonl", "quarantine.jsonl"
+Count = Annotated[int, Field(ge=0)]
+
+
+class File(Section):
+    bytes: Count
+    sha256: Sha256
+
+
+class Manifest(Section):
+    """What a generation is made of and what happened to every file. Stays at the site: it counts patients."""
+
+    format: Literal["fedrad-cohort-1"] = FORMAT
+    generation: PositiveInt
+    profile: str
+    profile_hash: Sha256
+    height: PositiveInt  # pixels
+    width: PositiveInt
+    key: str  # id of the pseudonym key; another key names and splits patients anew
+    validation_fraction: Annotated[float, Field(ge=0, le=1)]
+    labels: tuple[str, ...]
+    n_files: Count  # that were looked at
+    n_images: PositiveInt
+    n_patients: PositiveInt
+    counts: dict[str, PositiveInt] = {}  # files set aside, by code
+    files: dict[str, File]  # of this generation, by path inside it
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image, de-identified."""
+
+    patient: str  # pseudonym, 32 hexadecimal digits
+    image: str  # pseudonymous SOP Instance UID; unique within a patient
+    part: Part
+    fields: dict[str, Any]  # by DICOM keyword, from the allow-list of intake/deid
+
+    def line(self) -> bytes:
+        return canonical_json({"patient": self.patient, "image": self.image, "part": self.part, "fields": self.fields}) + b"\n"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One generation. Row i of records, labels and pixels is the same image; sorted by patient, then image."""
+
+    directory: Path  # of the generation
+    manifest: Manifest
+
+    @property
+    def generation(self) -> int:
+        return self.manifest.generation
+
+    @functools.cached_property
+    def records(self) -> tuple[Record, ...]:
+        return tuple(Record(**json.loads(line)) for line in (self.directory / RECORDS).read_bytes().splitlines())
+
+    @functools.cached_property
+    def labels(self) -> npt.NDArray[np.float32]:
+        """(n_images, n_labels), 0 or 1; NaN is unlabelled."""
+        names = self.manifest.labels
+        if not names:
+            return np.empty((self.manifest.n_images, 0), dtype=np.float32)
+        rows = [json.loads(line)["values"] for line in (self.directory / LABELS).read_bytes().splitlines()]
+        return np.array([[row.get(name, np.nan) for name in names] for row in rows], dtype=np.float32)
+
+    @functools.cached_property
+    def pixels(self) -> tuple[npt.NDArray[np.uint16], ...]:
+        """Memory maps of the parts, (n, H, W) each, in row order."""
+        names = sorted(name for name in self.manifest.files if name.startswith("pixels/"))
+        return tuple(np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in names)
+
+
+def folder_name(generation: int) -> str:
+    return f"{generation:05d}"
+
+
+def current(directory: Path) -> int:
+    """The newest generation. Raises MisuseError when there is none."""
+    try:
+        return int((directory / CURRENT).read_text())
+    except FileNotFoundError:
+        raise MisuseError("cohort: nothing was ingested yet", hint="run `fedrad-site ingest` first") from None
+    except ValueError:
+        raise FormatError("cohort: its pointer to the current generation is damaged", hint="ingest again") from None
+
+
+def open_cohort(directory: Path, generation: int | None = None) -> Cohort:
+    """Open one generation, the current one by default. Sizes are checked always, hashes once a process.
+
+    Raises:
+        MisuseError: nothing was ingested, or this generation does not exist.
+        FormatError: another format, or a file that is missing, short or changed.
+    """
+    number = current(directory) if generation is None else generation
+    folder = directory / folder_name(number)
+    if not (folder / MANIFEST).is_file():
+        raise MisuseError(f"cohort: no generation {number}", hint="ingest again, or restore it from the backup")
+    read_json(folder / MANIFEST, expected_format=FORMAT)
+    manifest = parse_json((folder / MANIFEST).read_bytes(), Manifest, name=MANIFEST)
+    for name, file in manifest.files.items():
+        path = folder / name
+        found = path.stat() if path.is_file() else None
+        if found is None or found.st_size != file.bytes or _sha256(path, found.st_mtime_ns) != file.sha256:
+            raise FormatError(
+                f"cohort: generation {number}: {name} is missing or was changed", hint="restore it from the backup, or ingest again"
+            )
+    return Cohort(folder, manifest)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, _changed: int) -> str:
+    return sha256_file(path)

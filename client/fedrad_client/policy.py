@@ -1,0 +1,66 @@
+"""The site's veto: what it accepts, checked before anything is spent. Unknown means no, and nothing sent can widen it."""
+
+from typing import NoReturn
+
+from fedrad_client.config import Policy
+from fedrad_client.privacy.plan import Plan
+from fedrad_common.errors import MisuseError, Refusal, RefusalCode
+from fedrad_common.protocol import TrainingProtocol
+from fedrad_common.records import Order
+
+# Every reason why an order is not answered: the code that leaves, and the sentence that stays.
+REASONS: dict[str, tuple[RefusalCode, str]] = {
+    "paused": ("paused", "this site is paused"),
+    "busy": ("busy", "another answer is being made"),
+    "not-signed": ("policy", "the order is not signed by this site's coordinator"),
+    "not-approved": ("policy", "the order's protocol was not approved here"),
+    "other-model": ("policy", "the model's bytes are not those that the order names"),
+    "stale-epoch": ("policy", "the order comes from an older epoch of the run"),
+    "no-such-round": ("policy", "the protocol has no such round, or no evaluation after it"),
+    "no-evaluation": ("policy", "this site does not evaluate for this protocol"),
+    "answered": ("policy", "this round was answered already, for another model"),
+    "budget": ("budget", "the privacy ceiling would be crossed"),
+    "disk": ("disk", "the disk is full"),
+    "version": ("version", "the order or a file is of another version"),
+    "work-failed": ("internal", "the work failed; nothing left the site"),
+}
+
+
+def refuse(reason: str) -> NoReturn:
+    code, sentence = REASONS[reason]
+    raise Refusal(code, sentence, hint=reason)
+
+
+def check_order(order: Order, protocol: TrainingProtocol, plan: Plan) -> None:
+    """Refuse an order that the approved protocol does not contain."""
+    if order.round > protocol.privacy.rounds:
+        refuse("no-such-round")
+    if order.kind == "evaluate":
+        if order.round not in protocol.evaluation.rounds:
+            refuse("no-such-round")
+        if plan.evaluation == "none":
+            refuse("no-evaluation")
+
+
+def check_protocol(protocol: TrainingProtocol, policy: Policy, n_parameters: int) -> None:
+    """Raise MisuseError with the first field of a protocol that this policy does not accept."""
+    _at_most("policy.tasks", protocol.task.kind in policy.tasks, f"task {protocol.task.kind!r}", f"{', '.join(policy.tasks)}")
+    _at_most(
+        "policy.models", not policy.models or protocol.model.name in policy.models, f"model {protocol.model.name!r}", f"{policy.models}"
+    )
+    _at_most("policy.max_parameters", n_parameters <= policy.max_parameters, f"{n_parameters} parameters", f"{policy.max_parameters}")
+    if protocol.privacy.epsilon is None:
+        _at_most("policy.unbounded", policy.unbounded, "a run without privacy", "runs with epsilon")
+    else:
+        within = protocol.privacy.epsilon <= policy.max_epsilon_per_run
+        _at_most("policy.max_epsilon_per_run", within, f"epsilon {protocol.privacy.epsilon:g}", f"{policy.max_epsilon_per_run:g}")
+    if protocol.evaluation.rounds and protocol.evaluation.release == "exact":
+        _at_most("policy.exact_metrics", policy.exact_metrics, "exact metrics", "noised metrics")
+
+
+def _at_most(key: str, accepted: bool, asked: str, limit: str) -> None:
+    if not accepted:
+        raise MisuseError(
+            f"protocol: {asked} is not accepted here; {key} allows {limit}",
+            hint="the hospital decides: change site.toml, or ask the coordinator for another protocol",
+        )

@@ -1,0 +1,66 @@
+"""A preview in words: everything that would leave the site, and what it would cost, for the person who approves."""
+
+from typing import Any
+
+from fedrad_client.approval import Preview
+
+
+def facts(seen: Preview) -> dict[str, Any]:
+    plan = seen.plan
+    return {
+        "protocol": seen.protocol.name,
+        "hash": seen.protocol.hash,
+        "rounds": seen.protocol.privacy.rounds,
+        "leaves": {
+            "update": {"dtype": "float32", "shape": [seen.n_parameters], "bytes": seen.bytes_a_round},
+            "histogram": {
+                "release": plan.evaluation,
+                "shape": [len(seen.protocol.task.labels), 2, seen.protocol.evaluation.bins],
+                "bytes": seen.evaluation_bytes,
+                "rounds": list(seen.protocol.evaluation.rounds),
+            },
+            "envelope": [
+                "site", "run", "epoch", "round", "kind", "sequence", "protocol", "model", "dtype", "length", "payload",
+                "declared_size", "privacy", "ledger",
+            ],
+        },
+        "declared_size": plan.declared_size,
+        "sampling_rate": plan.sampling_rate,
+        "noise_multiplier": plan.noise_multiplier,
+        "delta": plan.delta,
+        "epsilon_of_run": plan.epsilon,
+        "epsilon_before": seen.epsilon_before,
+        "epsilon_after": seen.epsilon_after,
+        "ceiling": seen.ceiling,
+        "fits": seen.fits,
+        "warnings": list(seen.warnings),
+    }  # fmt: skip
+
+
+def lines(seen: Preview) -> list[str]:
+    protocol, plan = seen.protocol, seen.plan
+    run = "no bound" if plan.epsilon is None else f"epsilon {plan.epsilon:g} (PRV, upper)"
+    after = "no bound" if seen.epsilon_after is None else f"{seen.epsilon_after:.3g}"
+    shown = {"noised": "noised", "exact": "exact: marked, no bound", "none": "not evaluated here"}[plan.evaluation]
+    rows = [
+        f"protocol {protocol.name}: {protocol.title or 'no title'}",
+        f"  hash          {protocol.hash}",
+        f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name}) in {protocol.privacy.rounds} rounds",
+        "what would leave",
+        f"  each round    1 vector of {seen.n_parameters} float32 ({seen.bytes_a_round} bytes): the noisy difference to the model",
+    ]
+    if seen.evaluation_bytes:
+        rounds = ", ".join(map(str, protocol.evaluation.rounds))
+        rows.append(f"  after {rounds:<8}1 histogram of validation scores ({seen.evaluation_bytes} bytes; {shown})")
+    else:
+        rows.append("  metrics       none")
+    rows += [
+        "  with it       name, declared size, sampling rate, noise, delta, sequence, hashes of model, protocol and ledger; signed",
+        "  nothing else  no image, no count, no date, no loss, no gradient norm",
+        "what it would cost",
+        f"  this run      {run} at delta {plan.delta:g}; sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
+        f"  lifetime      {seen.epsilon_before:.3g} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
+    ]
+    if not seen.fits:
+        rows.append("  this protocol does not fit below the ceiling and cannot be approved")
+    return rows + [f"  warning: {warning}" for warning in seen.warnings]

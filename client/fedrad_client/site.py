@@ -1,0 +1,165 @@
+"""A site's home directory, opened: config, keys, ledger, audit log, outbox, cohort. One process at a time holds it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrad_client import audit
+from fedrad_client.config import Budget, SiteConfig
+from fedrad_client.outbox import Outbox
+from fedrad_client.privacy.ledger import Ledger, Opening
+from fedrad_client.privacy.plan import Plan
+from fedrad_common.chain import Chain
+from fedrad_common.config import load_toml, parse_json
+from fedrad_common.errors import FormatError, MisuseError
+from fedrad_common.files import fsync_directory, write_atomic
+from fedrad_common.identity import PublicKey, SigningKey
+from fedrad_common.protocol import TrainingProtocol, parse_protocol
+
+LEDGER, AUDIT, PAUSED = "ledger.chain", "audit.chain", "paused"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where everything of a site lies. Cheap: nothing is opened or locked."""
+
+    path: Path
+
+    @property
+    def config(self) -> SiteConfig:
+        if not (self.path / "site.toml").is_file():
+            raise MisuseError("site.toml: no site here", hint="run `fedrad-site init` first, or name the site's folder with --home")
+        return load_toml(self.path / "site.toml", SiteConfig)
+
+    @property
+    def cohort(self) -> Path:
+        return self.path / self.config.cohort
+
+    @property
+    def paused(self) -> bool:
+        return (self.path / PAUSED).exists()
+
+    @property
+    def pseudonym_secret(self) -> bytes:
+        try:
+            secret = bytes.fromhex((self.path / "keys" / "pseudonym.key").read_text().strip())
+        except (FileNotFoundError, ValueError):
+            secret = b""
+        if len(secret) != 32:
+            raise FormatError(
+                "keys/pseudonym.key: is missing or damaged", hint="restore it from the backup; a new key would rename every patient"
+            )
+        return secret
+
+    @property
+    def envelope_key(self) -> SigningKey:
+        return SigningKey.load(self.path / "keys" / "envelope.key")
+
+    @property
+    def coordinator(self) -> PublicKey | None:
+        path = self.path / "keys" / "coordinator.pub"
+        return PublicKey.from_hex(path.read_text()) if path.exists() else None
+
+    @property
+    def approvals(self) -> list[str]:
+        """Hashes of the approved protocols, sorted."""
+        folder = self.path / "approved"
+        return sorted(entry.name for entry in folder.iterdir() if (entry / "plan.json").exists()) if folder.is_dir() else []
+
+    def approved(self, protocol_hash: str) -> tuple[TrainingProtocol, Plan] | None:
+        """The approved document and this site's plan for it, checked against the hash; None when nobody approved it."""
+        folder = self.path / "approved" / protocol_hash
+        if not (folder / "plan.json").exists():
+            return None
+        protocol = parse_protocol((folder / "protocol.toml").read_bytes())
+        plan = parse_json((folder / "plan.json").read_bytes(), Plan, name="plan.json")
+        if not (protocol.hash == plan.protocol == protocol_hash):
+            raise FormatError("approved protocol: its bytes do not have its hash", hint="approve it again")
+        return protocol, plan
+
+
+class Site:
+    """An open site. Holds the locks of ledger and audit log until `close`."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.config = home.config
+        self.key = home.envelope_key
+        self.coordinator = home.coordinator
+        self.outbox = Outbox(home.path / "outbox")
+        self.epochs: dict[str, int] = {}  # the newest epoch seen of each run
+        self._approved: dict[str, tuple[TrainingProtocol, Plan]] = {}
+        self.ledger = Ledger.open(home.path / LEDGER)
+        try:
+            self.audit = Chain.open(home.path / AUDIT, audit.KIND)
+        except BaseException:
+            self.ledger.close()
+            raise
+        for entry in self.audit.entries:
+            if "epoch" in entry.body:
+                self.epochs[entry.body["run"]] = max(entry.body["epoch"], self.epochs.get(entry.body["run"], 0))
+
+    @property
+    def name(self) -> str:
+        return self.config.site.name
+
+    def approved(self, protocol_hash: str) -> tuple[TrainingProtocol, Plan] | None:
+        if protocol_hash not in self._approved:
+            found = self.home.approved(protocol_hash)
+            if found is None:
+                return None
+            self._approved[protocol_hash] = found
+        return self._approved[protocol_hash]
+
+    def close(self) -> None:
+        self.audit.close()
+        self.ledger.close()
+
+
+@contextlib.contextmanager
+def open_site(path: Path) -> Iterator[Site]:
+    site = Site(Home(path))
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+def create_site(path: Path, config: SiteConfig, *, toml: str, coordinator: PublicKey | None = None) -> Home:
+    """Make a site's home: config, keys that never leave it, an empty ledger and audit log. All or nothing.
+
+    Raises:
+        MisuseError: the folder holds something already.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise MisuseError(f"{path.name}: is not empty", hint="a site is made once; name a new folder")
+    for folder in (path, path / "keys", path / "outbox", path / "approved"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    SigningKey.generate().save(path / "keys" / "envelope.key")
+    write_atomic(path / "keys" / "pseudonym.key", os.urandom(32).hex().encode() + b"\n")
+    if coordinator is not None:
+        write_atomic(path / "keys" / "coordinator.pub", coordinator.hex.encode() + b"\n")
+    Chain.create(path / AUDIT, audit.KIND, {"site": config.site.name}).close()
+    Ledger.create(path / LEDGER, opening(config.site.name, config.privacy)).close()
+    write_atomic(path / "site.toml", toml.encode())  # last: without it there is no site here
+    fsync_directory(path.parent)
+    return Home(path)
+
+
+def opening(name: str, budget: Budget) -> Opening:
+    """The ledger's first entry: ceiling, filter order and what follows from them."""
+    from fedrad_common.accounting import filter_budget, filter_order
+
+    order = filter_order(budget.epsilon, budget.delta)
+    return Opening(
+        site=name,
+        epsilon=budget.epsilon,
+        delta=budget.delta,
+        order=order,
+        budget=filter_budget(budget.epsilon, budget.delta, order),
+        validation_budget=filter_budget(budget.validation_epsilon, budget.delta, order),
+        validation_epsilon=budget.validation_epsilon,
+        validation_fraction=budget.validation_fraction,
+    )

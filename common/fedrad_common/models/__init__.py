@@ -1,0 +1,122 @@
+"""Networks by name, the same at every site to the last bit. A new one is one class and one line here, or an entry point `fedrad.models`.
+
+A network is called with `n_outputs`, `height`, `width` and the protocol's options; it maps (n, 1, H, W) float32 in [0, 1] to
+(n, n_outputs) logits. Its parameters are all that it learns: a buffer would carry raw statistics past the noise, and a layer that mixes
+images of a batch would make one patient's gradient depend on another's, so both are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING
+
+from fedrad_common.canonical import canonical_json
+from fedrad_common.errors import ConfigError
+from fedrad_common.protocol import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from fedrad_common.packing import Vector
+    from fedrad_common.protocol import TrainingProtocol
+
+ENTRY_POINTS = "fedrad.models"
+
+# name -> "module:class"; loaded when built, so that listing names never imports torch
+MODELS: dict[str, str] = {
+    "resnet": "fedrad_common.models.resnet:ResNet",
+}
+
+
+def model_names() -> tuple[str, ...]:
+    return tuple(sorted({*MODELS, *_entry_points()}))
+
+
+def build(model: Model, *, n_outputs: int, height: int, width: int) -> nn.Module:
+    """The named network with its initial weights, a function of `model.seed` alone; on the CPU, float32, in evaluation-neutral shape.
+
+    Raises:
+        ConfigError: unknown name or option, or a network that may not be trained here (the layer is named).
+    """
+    import torch
+
+    construct = _constructor(model.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.seed)
+        try:
+            network = construct(n_outputs=n_outputs, height=height, width=width, **model.options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model.options: {model.name}: {error}", hint="the options are the keyword arguments of the class") from None
+    _refuse_state(network, model.name)
+    _refuse_mixing(canonical_json(model.model_dump(mode="json")), n_outputs, height, width)
+    return network
+
+
+def initial_vector(protocol: TrainingProtocol) -> Vector:
+    """The packed weights that a run starts from; without torch for the `echo` task, whose vector is `options.length` zeros."""
+    if protocol.task.kind == "echo":
+        import numpy as np
+
+        return np.zeros(int(protocol.model.options.get("length", 25_000)), dtype=np.float32)
+    from fedrad_common.packing import pack
+    from fedrad_common.tasks import task
+
+    n_outputs = task(protocol.task.kind).n_outputs(protocol.task.labels)
+    return pack(build(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width))
+
+
+def _entry_points() -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _constructor(name: str) -> Callable[..., nn.Module]:
+    place = MODELS.get(name) or _entry_points().get(name)
+    if place is None:
+        raise ConfigError(f"model.name: {name!r} is not known", hint=f"known models: {', '.join(model_names())}")
+    module, _, attribute = place.partition(":")
+    constructor: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+    return constructor
+
+
+def _refuse_state(network: nn.Module, name: str) -> None:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for layer, module in network.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise ConfigError(f"model {name}: layer {layer or '(root)'}: mixes the images of a batch", hint="use GroupNorm")
+    for buffer, _ in network.named_buffers():
+        raise ConfigError(f"model {name}: buffer {buffer}: would leave the site without noise", hint="keep constants outside of buffers")
+    owners: dict[int, str] = {}
+    for parameter, tensor in network.named_parameters(remove_duplicate=False):
+        first = owners.setdefault(id(tensor), parameter)
+        if first != parameter:
+            raise ConfigError(f"model {name}: weight {parameter} is {first} again", hint="tied weights have no gradient per patient here")
+        if not tensor.requires_grad:
+            raise ConfigError(f"model {name}: weight {parameter} is not trained", hint="keep constants outside of parameters")
+
+
+@functools.lru_cache(maxsize=64)
+def _refuse_mixing(model: bytes, n_outputs: int, height: int, width: int) -> None:
+    """One image's output must not move with another's pixels, and must have the promised shape."""
+    import torch
+
+    parsed = Model.model_validate_json(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((2, 1, height, width), generator=generator, requires_grad=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = _constructor(parsed.name)(n_outputs=n_outputs, height=height, width=width, **parsed.options)
+        with torch.no_grad():  # a zero-initialised layer would hide what lies before it
+            for parameter in network.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        outputs = network(images)
+    if outputs.shape != (2, n_outputs):
+        raise ConfigError(f"model {parsed.name}: output is {tuple(outputs.shape)} for 2 images, expected (2, {n_outputs})")
+    (gradient,) = torch.autograd.grad(outputs[0].sum(), images)
+    if bool((gradient[1] != 0).any()):
+        raise ConfigError(f"model {parsed.name}: the output for one image depends on another image of the batch", hint="use GroupNorm")

@@ -1,0 +1,116 @@
+"""What the accepted answers cost each site's patients: PRV for one patient, Rényi for several records of one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrad_common.accounting import GaussianEvent, epsilon_prv, epsilon_rdp, filter_budget
+from fedrad_common.records import Envelope
+from fedrad_server.report.inputs import ReportInput
+
+_MOST_PRV = 24  # evaluations over all sites; one takes a tenth of a second
+_MOST_POINTS = 10  # of one site's curve
+_ORDERS = (1.25, 1.5, 1.75, *np.arange(2, 12, 0.5).tolist(), *range(12, 65, 4))
+
+
+@dataclass(frozen=True)
+class SitePrivacy:
+    """One site's training line, from its envelopes. The site's own ledger is the authority."""
+
+    site: str
+    declared_size: int
+    noise_multiplier: float
+    sampling_rate: float
+    delta: float
+    steps: int  # of accepted updates
+    curve: tuple[tuple[int, float], ...]  # (round, epsilon so far), upper bounds; empty without a bound
+    whole_run: float  # epsilon of every step that the protocol asks; reserved at the first round; inf is no bound
+    method: str
+    validation: float | None  # epsilon of the noised histograms; None: none released; inf: marked
+
+
+def site_privacy(values: ReportInput) -> tuple[SitePrivacy, ...]:
+    """One line for each site that answered at least once, in name order."""
+    answered = [(site, values.envelopes_of(site, "train")) for site in values.sites]
+    answered = [(site, envelopes) for site, envelopes in answered if envelopes]
+    kinds = {_kind(envelopes[0]) for _, envelopes in answered if not envelopes[0].privacy.marked}
+    points = max(1, min(_MOST_POINTS, _MOST_PRV // max(1, len(kinds))))
+    epsilon = epsilon_prv if len(kinds) <= 4 * _MOST_PRV else epsilon_rdp
+    lines = []
+    for site, envelopes in answered:
+        privacy = envelopes[0].privacy
+        bounded = not any(envelope.privacy.marked or envelope.privacy.noise_multiplier == 0 for envelope in envelopes)
+        whole = epsilon([_event(envelopes[0], values.protocol.privacy.steps)], privacy.delta) if bounded else math.inf
+        lines.append(
+            SitePrivacy(
+                site=site,
+                declared_size=envelopes[0].declared_size,
+                noise_multiplier=privacy.noise_multiplier,
+                sampling_rate=privacy.sampling_rate,
+                delta=privacy.delta,
+                steps=sum(envelope.privacy.steps for envelope in envelopes),
+                curve=_curve(envelopes, points, epsilon) if bounded else (),
+                whole_run=whole,
+                method="PRV" if epsilon is epsilon_prv else "Rényi",
+                validation=_validation(values.envelopes_of(site, "evaluate"), len(values.labels)),
+            )
+        )
+    return tuple(lines)
+
+
+def group_epsilon(event: GaussianEvent, delta: float, records: int) -> float:
+    """Epsilon at the same delta for somebody who holds `records` of the records, each sampled and clipped on its own.
+
+    A step's worst case is a Gaussian whose mean is a binomial number of clip norms (Ganesh 2024, arXiv 2401.10294, theorem 1.1); its
+    Rényi divergence, in both directions, is integrated numerically and composed over the steps. More than `records` × epsilon, since
+    delta is held. Rounded up to 0.1; inf without noise.
+    """
+    if event.noise_multiplier == 0:
+        return math.inf
+    sigma, rate = event.noise_multiplier, event.sampling_rate
+    hits = np.arange(records + 1)
+    with np.errstate(divide="ignore"):
+        weights = np.log([math.comb(records, j) * rate**j * (1 - rate) ** (records - j) for j in range(records + 1)])
+    best = math.inf
+    for order in _ORDERS:
+        x = np.arange(-20 * sigma, records * order + 20 * sigma, sigma / 40)
+        ratio = np.logaddexp.reduce(weights[:, None] + (2 * hits[:, None] * x - hits[:, None] ** 2) / (2 * sigma**2), axis=0)
+        density = -(x**2) / (2 * sigma**2) - math.log(40 * math.sqrt(2 * math.pi))
+        moment = max(float(np.logaddexp.reduce(density + order * ratio)), float(np.logaddexp.reduce(density + (1 - order) * ratio)))
+        best = min(best, event.steps * max(0.0, moment) / (order - 1) - filter_budget(0.0, delta, order))
+    return math.ceil(best * 10) / 10
+
+
+def worst_event(values: ReportInput, lines: Sequence[SitePrivacy]) -> tuple[GaussianEvent, float] | None:
+    """The whole run at the site where it costs most, and its delta; None when no site has a bound."""
+    bounded = [line for line in lines if math.isfinite(line.whole_run)]
+    if not bounded or len(bounded) < len(lines):
+        return None
+    worst = max(bounded, key=lambda line: line.whole_run)
+    return GaussianEvent(worst.noise_multiplier, worst.sampling_rate, values.protocol.privacy.steps), worst.delta
+
+
+def _curve(envelopes: Sequence[Envelope], points: int, epsilon: object) -> tuple[tuple[int, float], ...]:
+    assert callable(epsilon)
+    chosen = sorted({round(position) for position in np.linspace(0, len(envelopes) - 1, points + 1)[1:]} | {len(envelopes) - 1})
+    steps = np.cumsum([envelope.privacy.steps for envelope in envelopes])
+    delta = envelopes[0].privacy.delta
+    return tuple((envelopes[i].round, epsilon([_event(envelopes[0], int(steps[i]))], delta)) for i in chosen)
+
+
+def _validation(envelopes: Sequence[Envelope], n_labels: int) -> float | None:
+    if not envelopes:
+        return None
+    # One patient moves one cell of each label: L2 sensitivity sqrt(n_labels); the envelope names the cell's standard deviation.
+    events = [GaussianEvent(envelope.privacy.noise_multiplier / math.sqrt(n_labels), 1.0, 1) for envelope in envelopes]
+    return epsilon_prv(events, envelopes[0].privacy.delta)
+
+
+def _event(envelope: Envelope, steps: int) -> GaussianEvent:
+    return GaussianEvent(envelope.privacy.noise_multiplier, envelope.privacy.sampling_rate, steps)
+
+
+def _kind(envelope: Envelope) -> tuple[float, float, float]:
+    return envelope.privacy.noise_multiplier, envelope.privacy.sampling_rate, envelope.privacy.delta

@@ -1,0 +1,278 @@
+"""A run on the coordinator's disk: lock, epochs, accepted answers, checkpoints, manifests. A kill at any point loses nothing.
+
+Order of writing: an answer is accepted once its SITE.json is there (SITE.f32 before it); a round is closed once its manifest.json is
+there (model, released model and state before it); a round's folder and the run's own folder appear whole, by one rename.
+"""
+
+import os
+import platform
+import re
+import secrets
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+from fedrad_common.canonical import sha256_hex
+from fedrad_common.chain import Chain, utc_now
+from fedrad_common.errors import MisuseError
+from fedrad_common.files import fsync_directory, lock_file, write_atomic, write_json
+from fedrad_common.identity import PublicKey, SigningKey
+from fedrad_common.packing import Vector, to_bytes, vector_hash
+from fedrad_common.protocol import Aggregation, parse_protocol
+from fedrad_common.records import Answer, Envelope, Kind, Launch, Order, Receipt, RoundManifest, Signed, sign
+from fedrad_server import aggregation
+from fedrad_server.acceptance import Question, store
+from fedrad_server.aggregation import State, encode_state, fold, released
+from fedrad_server.history import RunRecords, finite_initial, read_run, stored_envelopes, weighted_updates
+from fedrad_server.layout import EVENTS, FOLDERS, RECEIPTS, answers_folder, round_folder, sweep, whole_folder, write_signed
+
+__all__ = ["Run", "RunRecords", "read_run"]
+
+_NAMED = ("fedrad", "flwr", "torch", "opacus", "numpy", "pydicom")  # distributions whose versions the launch records
+
+
+class Run:
+    """An open run, locked for this process: one epoch."""
+
+    def __init__(self, records: RunRecords, key: SigningKey, *, lock: int, events: Chain, keep_rounds: int | None) -> None:
+        self.directory, self.protocol, self.launch = records.directory, records.protocol, records.launch
+        self.key, self.epoch, self.keep_rounds = key, records.epoch + 1, keep_rounds
+        self.round, self.head, self.state = records.round, records.head, records.state(records.round)
+        self.keys = {site: PublicKey.from_hex(key) for site, key in sorted(records.launch.roster.items())}
+        self.sequences: dict[str, int] = {}
+        self.declared: dict[str, int] = {}
+        self.events, self._lock = events, lock
+        self._receipts: tuple[int, Chain] | None = None
+        for number in range(1, self.round + 2):
+            for kind in FOLDERS:
+                for envelope in self.accepted(number, kind).values():
+                    self._note(envelope)
+
+    @classmethod
+    def create(
+        cls, directory: Path, protocol_bytes: bytes, *, roster: Mapping[str, str], key: SigningKey, initial: Vector, seeded: bool = False, run: str | None = None
+    ) -> Self:
+        """Launch a run: sign its id and its roster, store the initial model as round 0, and open its first epoch.
+
+        Args:
+            protocol_bytes: the TOML document as approved; kept as it is.
+            roster: each site's Ed25519 public key, in hex.
+            initial: (n_parameters,) float32.
+            run: the run's id, for a simulation that must come out the same again; by default a new one.
+
+        Raises:
+            ConfigError: the protocol says something else than it must.
+            MisuseError: `directory` is taken, the quorum exceeds the roster, or the initial model is not finite.
+        """
+        protocol, model = parse_protocol(protocol_bytes), finite_initial(initial)
+        if protocol.rounds.quorum > len(roster):
+            raise MisuseError(
+                f"rounds.quorum: {protocol.rounds.quorum} of {len(roster)} sites can never be reached", hint="admit more sites or lower it"
+            )
+        run = run or f"{re.sub('[^a-z0-9-]', '-', protocol.name)[:40]}-{secrets.token_hex(4)}"
+        launch = Launch(
+            run=run, protocol=protocol.hash, coordinator=key.public.hex, roster=dict(roster),
+            created=utc_now().isoformat(timespec="seconds"), versions=_versions(), seeded=seeded,
+        )  # fmt: skip
+        with whole_folder(directory) as folder:
+            write_atomic(folder / "protocol.toml", protocol_bytes)
+            write_atomic(folder / "protocol.json", protocol.canonical())
+            Chain.create(folder / EVENTS, "events", {"run": run}).close()
+            first = round_folder(folder, 0)
+            first.mkdir(parents=True)
+            hashes = _write_checkpoint(first, protocol.aggregation, aggregation.initial(protocol.aggregation, model))
+            manifest = RoundManifest(run=run, epoch=1, round=0, protocol=protocol.hash, previous=protocol.hash, **hashes)
+            write_signed(first / "manifest.json", sign(manifest, key))
+            fsync_directory(folder / "rounds")
+            write_signed(folder / "launch.json", sign(launch, key))
+        return cls.open(directory, key)
+
+    @classmethod
+    def open(cls, directory: Path, key: SigningKey, *, keep_rounds: int | None = None) -> Self:
+        """Lock the run, verify its last checkpoint and begin a new epoch.
+
+        Args:
+            keep_rounds: delete stored updates that are older than so many closed rounds; replay then begins at a later checkpoint.
+
+        Raises:
+            MisuseError: not a run, or launched with another key.
+            BusyError: another process holds it.
+            FormatError: a record is not what was signed.
+        """
+        read_run(directory, coordinator=key.public, files=False)  # before the lock: nothing is made in a folder that is no run of ours
+        lock = lock_file(directory / "lock", what=f"run {directory.name}")
+        events: Chain | None = None
+        try:
+            sweep(directory)
+            records = read_run(directory, coordinator=key.public, files=False)
+            events = Chain.open(directory / EVENTS, "events")
+            run = cls(records, key, lock=lock, events=events, keep_rounds=keep_rounds)
+            run.record("epoch", {"epoch": run.epoch, "versions": _versions()})
+        except BaseException:
+            if events is not None:
+                events.close()
+            os.close(lock)
+            raise
+        return run
+
+    def close(self) -> None:
+        self._close_receipts()
+        self.events.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, type: str, body: Mapping[str, Any]) -> None:  # noqa: A002 - the chain's own word
+        self.events.append(type, body)
+
+    def happened(self, type: str, number: int) -> bool:  # noqa: A002
+        return any(entry.type == type and entry.body.get("round") == number for entry in self.events.entries)
+
+    @property
+    def finished(self) -> bool:
+        return any(entry.type == "finished" for entry in self.events.entries)
+
+    def order(self, kind: Kind) -> tuple[Order, Vector]:
+        """What is asked next: train from the last model, or evaluate the last released one."""
+        model = self.state.model if kind == "train" else released(self.state)
+        number = self.round + 1 if kind == "train" else self.round
+        order = Order(
+            run=self.launch.run, epoch=self.epoch, round=number, kind=kind,
+            protocol=self.launch.protocol, model=vector_hash(model), length=model.size,
+        )  # fmt: skip
+        return order, model
+
+    def question(self, order: Order, accepted: Mapping[str, str]) -> Question:
+        """What answers to `order` are checked against; it looks at `accepted`, and so sees what is added there."""
+        return Question(order, self.protocol, self.keys, self.sequences, self.declared, accepted)
+
+    def accepted_digests(self, number: int, kind: Kind) -> dict[str, str]:
+        stored = stored_envelopes(self.directory, number, kind, launch=self.launch)
+        return {site: signed.digest for site, (signed, _) in stored.items()}
+
+    def begin(self, number: int) -> None:
+        """Make the round's folder, if it is not there yet; give a receipt for what was accepted just before a kill."""
+        folder = round_folder(self.directory, number)
+        if not folder.exists():
+            with whole_folder(folder) as beside:
+                for name in FOLDERS.values():
+                    (beside / name).mkdir()
+                Chain.create(beside / RECEIPTS, "receipts", {"run": self.launch.run, "round": number}).close()
+        if self._receipts is None or self._receipts[0] != number:
+            self._close_receipts()
+            self._receipts = (number, Chain.open(folder / RECEIPTS, "receipts"))
+        given = {entry.body["body"] for entry in self._chain.entries if entry.type == "receipt"}
+        for kind in FOLDERS:
+            for answer, envelope in stored_envelopes(self.directory, number, kind, launch=self.launch).values():
+                receipt = sign(_receipt(answer, envelope), self.key)
+                if receipt.body not in given:
+                    self._chain.append("receipt", receipt.model_dump(mode="json"))
+
+    def accept(self, answer: Answer, envelope: Envelope) -> Receipt:
+        """Store a checked answer and give the receipt; both are on the disk when this returns."""
+        assert answer.envelope is not None
+        store(answers_folder(self.directory, envelope.round, envelope.kind), answer, envelope)
+        self._note(envelope)
+        receipt = _receipt(answer.envelope, envelope)
+        self._chain.append("receipt", sign(receipt, self.key).model_dump(mode="json"))
+        return receipt
+
+    def accepted(self, number: int, kind: Kind) -> dict[str, Envelope]:
+        return {site: envelope for site, (_, envelope) in stored_envelopes(self.directory, number, kind, launch=self.launch).items()}
+
+    def close_round(self, missing: Mapping[str, str]) -> RoundManifest:
+        """Fold what was accepted, write the checkpoint, sign the manifest; `missing` says why the others are not in it."""
+        number = self.round + 1
+        envelopes = self.accepted(number, "train")
+        state = fold(self.protocol.aggregation, self.state, weighted_updates(self.directory, envelopes))
+        folder = round_folder(self.directory, number)
+        manifest = RoundManifest(
+            run=self.launch.run, epoch=self.epoch, round=number, protocol=self.launch.protocol, previous=self.head,
+            updates={site: envelope.payload for site, envelope in envelopes.items()}, missing=dict(missing),
+            **_write_checkpoint(folder, self.protocol.aggregation, state),
+        )  # fmt: skip
+        signed = sign(manifest, self.key)
+        write_signed(folder / "manifest.json", signed)
+        self.state, self.round, self.head = state, number, signed.digest
+        self._delete_old_updates()
+        return manifest
+
+    def finish(self) -> None:
+        """Put the released model where people look for it."""
+        result = self.directory / "result"
+        result.mkdir(exist_ok=True)
+        model = released(self.state)
+        write_atomic(result / "model.f32", to_bytes(model))
+        write_json(
+            result / "result.json",
+            {
+                "format": "fedrad-result-1", "run": self.launch.run, "protocol": self.launch.protocol, "rounds": self.round,
+                "model": vector_hash(model), "length": model.size, "manifest": self.head, "seeded": self.launch.seeded,
+            },
+        )  # fmt: skip
+        self.record("finished", {"round": self.round, "model": vector_hash(model)})
+
+    @property
+    def _chain(self) -> Chain:
+        assert self._receipts is not None, "begin comes first"
+        return self._receipts[1]
+
+    def _close_receipts(self) -> None:
+        if self._receipts is not None:
+            self._receipts[1].close()
+            self._receipts = None
+
+    def _note(self, envelope: Envelope) -> None:
+        self.sequences[envelope.site] = max(self.sequences.get(envelope.site, 0), envelope.sequence)
+        self.declared.setdefault(envelope.site, envelope.declared_size)
+
+    def _delete_old_updates(self) -> None:
+        """The event first: a file that is gone was either announced, or lost."""
+        through = self.round - self.keep_rounds if self.keep_rounds is not None else 0
+        if through <= 0:
+            return
+        self.record("deleted", {"through": through})
+        for number in range(through, 0, -1):
+            paths = list(answers_folder(self.directory, number, "train").glob("*.f32"))
+            if not paths:
+                break
+            for path in paths:
+                path.unlink()
+
+
+def _receipt(answer: Signed, envelope: Envelope) -> Receipt:
+    return Receipt(
+        site=envelope.site, run=envelope.run, round=envelope.round, kind=envelope.kind, envelope=answer.digest,
+        payload=envelope.payload, sequence=envelope.sequence, ledger=envelope.ledger,
+    )  # fmt: skip
+
+
+class Checkpoint(TypedDict):
+    model: str
+    released: str
+    state: str
+
+
+def _write_checkpoint(folder: Path, settings: Aggregation, state: State) -> Checkpoint:
+    """Model, released model where it differs, state; returns their hashes, as the manifest names them."""
+    content, outcome = encode_state(state), released(state)
+    write_atomic(folder / "model.f32", to_bytes(state.model))
+    if settings.ema:
+        write_atomic(folder / "released.f32", to_bytes(outcome))
+    write_atomic(folder / "state.npz", content)
+    return {"model": vector_hash(state.model), "released": vector_hash(outcome), "state": sha256_hex(content)}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _NAMED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,92 @@
+"""How many 512² slices a second one core reads, de-identifies, normalises and stores. `python simulations/benchmarks/intake.py`"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
+
+from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.ingest import ingest
+from fedrad_client.intake.pixels import Geometry
+from fedrad_common.profiles import profile
+
+ARMS = {"CT, uncompressed": ("CT", False), "MR, uncompressed": ("MR", False), "CT, RLE lossless": ("CT", True)}
+SIDE = 512
+
+
+def head(rng: np.random.Generator, modality: str) -> npt.NDArray[np.int16]:
+    """(SIDE, SIDE) stored values: an ellipse with structure on a noisy background."""
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    inside = (x / 0.7) ** 2 + (y / 0.85) ** 2 < 1
+    tissue = 40 + 30 * np.sin(9 * x) * np.cos(7 * y) + rng.normal(0, 8, (SIDE, SIDE))
+    if modality == "CT":
+        return np.where(inside, tissue + 1024, rng.normal(24, 6, (SIDE, SIDE))).astype(np.int16)
+    return np.where(inside, tissue * 10 + 300, np.abs(rng.normal(0, 12, (SIDE, SIDE)))).astype(np.int16)
+
+
+def write_slice(path: Path, number: int, *, modality: str, compress: bool) -> None:
+    """One file with a header of the usual length; 20 slices a patient."""
+    rng = np.random.default_rng(number)
+    ds = Dataset()
+    ds.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
+    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = f"1.2.3.{number}", f"1.2.4.{number // 20}", f"1.2.5.{number // 20}"
+    ds.PatientID, ds.PatientName, ds.StudyDate, ds.PatientAge, ds.PatientSex = f"P{number // 20}", "BENCH^MARK", "20200101", "050Y", "F"
+    ds.Modality, ds.BodyPartExamined, ds.PatientPosition = modality, "HEAD", "HFS"
+    ds.PixelSpacing, ds.SliceThickness, ds.KVP = [0.5, 0.5], 3, 120
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, number % 20], [1, 0, 0, 0, 1, 0]
+    ds.Rows = ds.Columns = SIDE
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1024 if modality == "CT" else 0
+    for element in range(0x10, 0x50):  # vendors write as many private elements as public ones
+        ds.add_new((0x0019, 0x1000 + element), "LO", f"private value {element}")
+    ds.PixelData = head(rng, modality).astype("<u2").tobytes()
+    ds["PixelData"].VR = "OW"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    if compress:
+        ds.compress(RLELossless, generate_instance_uid=False)
+    ds.save_as(path, enforce_file_format=True)
+
+
+def measure(source: Path, cohort: Path, *, side: int, workers: int) -> float:
+    """Images a second of one ingest, wall clock, with everything fsynced."""
+    geometry, keys = Geometry(profile("mr"), side, side), PseudonymKeys.from_secret(bytes(32))
+    start = time.perf_counter()
+    done = ingest(source, None, cohort=cohort, geometry=geometry, label_names=(), keys=keys, validation_fraction=0.2, workers=workers)
+    return done.n_images / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=200, help="slices an arm")
+    parser.add_argument("--repeats", type=int, default=5, help="of each arm, alternated")
+    parser.add_argument("--side", type=int, default=64, help="of the stored image, pixels")
+    parser.add_argument("--workers", type=int, default=1, help="reader processes")
+    options = parser.parse_args()
+    speeds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for arm, (modality, compress) in ARMS.items():
+            (folder / arm).mkdir()
+            for number in range(options.files):
+                write_slice(folder / arm / f"{number}.dcm", number, modality=modality, compress=compress)
+        for repeat in range(-1, options.repeats):  # the first is warm-up
+            for arm in ARMS:
+                speed = measure(folder / arm, folder / f"cohort {arm} {repeat}", side=options.side, workers=options.workers)
+                speeds[arm] += [speed] if repeat >= 0 else []
+    print(f"{'512² to ' + str(options.side) + '²':<24} median/s    min    max   ({options.repeats} repeats of {options.files} files)")
+    for arm, found in speeds.items():
+        print(f"{arm:<24} {statistics.median(found):8.0f} {min(found):6.0f} {max(found):6.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A scenario's hospitals: DICOM on disk, then each hospital's own verbs run on it, as its IT person would type them."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrad_common.identity import SigningKey
+from fedrad_sim.scenario import Scenario, data_path
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+@dataclass(frozen=True)
+class Hospital:
+    name: str
+    folder: Path  # dicom/ and labels.csv
+    n_patients: int
+
+
+@dataclass(frozen=True)
+class Hospitals:
+    sites: tuple[Hospital, ...]
+    held_out: Hospital | None  # patients of no hospital; their labels are the truth
+    unit: str  # "patient", or "image" where the source names no patients
+
+
+def make_hospitals(scenario: Scenario, beside: Path, out: Path, progress: Progress) -> Hospitals:
+    """Write every hospital's DICOM below `out`."""
+    if scenario.imported is not None:
+        return _import(scenario, beside, out, progress)
+    from fedrad_sim.phantom import HELD_OUT, HOSPITALS, scaled, write_hospital
+
+    assert scenario.phantom is not None
+    made = []
+    held_out = scaled(HELD_OUT, scenario.phantom.held_out / HELD_OUT.n_patients)
+    for hospital in (*(scaled(hospital, scenario.phantom.scale) for hospital in HOSPITALS), held_out):
+        folder = out / hospital.name
+        truth = write_hospital(hospital, folder, seed=scenario.seed, progress=_named(progress, f"{hospital.name}: DICOM"))
+        made.append(Hospital(hospital.name, folder, truth.n_patients))
+    return Hospitals(tuple(made[:-1]), made[-1], "patient")
+
+
+def _import(scenario: Scenario, beside: Path, out: Path, progress: Progress) -> Hospitals:
+    from fedrad_sim.importer import import_arrays
+
+    source = scenario.imported
+    assert source is not None
+    done = import_arrays(
+        data_path(source.arrays, beside),
+        image=source.image,
+        label=source.label,
+        patient=source.patient,
+        site=source.site,
+        split=source.split,
+        n_sites=source.n_sites,
+        profile=source.profile,
+        seed=scenario.seed,
+        names=(scenario.label,),
+        out=out,
+        progress=_named(progress, "arrays to DICOM"),
+    )
+    sites = tuple(Hospital(name, out / name, n_patients) for name, n_patients in done.patients.items())
+    return Hospitals(sites, None, done.unit)
+
+
+def open_hospital(hospital: Hospital, home: Path, *, scenario: Scenario, protocol: Path, key: SigningKey, say: Say) -> int:
+    """`fedrad-site init`, `ingest`, `preview`: what a hospital does before it approves. Returns the declared size."""
+    size = declared_size(hospital.n_patients, scenario.sites.validation_fraction)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    public = home.parent / "coordinator.pub"
+    if not public.exists():
+        public.write_text(key.public.hex + "\n")
+    settings = ["--epsilon", f"{scenario.sites.epsilon}", "--delta", f"{delta_for(size)}"]
+    settings += ["--validation-fraction", f"{scenario.sites.validation_fraction}"]
+    folder, shown = hospital.folder, ["--home", str(home)]
+    site(["init", "--local", "--name", hospital.name, "--coordinator", str(public), *settings, *shown], say=say)
+    site(["ingest", str(folder / "dicom"), "--labels", str(folder / "labels.csv"), "--protocol", str(protocol), *shown], say=say)
+    site(["preview", str(protocol), "--declared-size", str(size), *shown], say=say)
+    return size
+
+
+def site(arguments: list[str], *, say: Say) -> None:
+    """Run one `fedrad-site` command in this process and show it as a console block."""
+    from fedrad_client.cli import app
+
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        app(arguments, prog_name="fedrad-site", standalone_mode=False)
+    say(f"$ fedrad-site {' '.join(_short(argument) for argument in arguments)}")
+    for line in output.getvalue().splitlines():
+        say(f"  {line}")
+
+
+def declared_size(n_patients: int, validation_fraction: float) -> int:
+    """What a hospital of this size would type: its training patients, about."""
+    return max(1, round(n_patients * (1 - validation_fraction)))
+
+
+def delta_for(size: int) -> float:
+    return 1 / (10 * size)
+
+
+def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)
+
+
+def _short(argument: str) -> str:
+    """A long path by its last two parts, so that the block stays readable."""
+    return "/".join(Path(argument).parts[-2:]) if "/" in argument else argument

@@ -1,0 +1,120 @@
+"""A scenario: which hospitals, which protocol, which arms to compare. A TOML file that a researcher can copy and change."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from fedrad_common.config import Section, load_toml
+from fedrad_common.errors import ConfigError
+from fedrad_common.protocol import Name, Scalar, TrainingProtocol, replace_settings
+
+ArmName = Literal["local-plain", "local-private", "federated-plain", "federated-private", "pooled-plain", "pooled-private"]
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Phantom(Section):
+    """Invented hospitals of known truth."""
+
+    scale: PositiveFloat = 1.0  # times the default number of patients
+    held_out: PositiveInt = 300  # patients of no hospital, to score the arms on
+
+
+class Import(Section):
+    """Arrays turned into one hospital's DICOM each (fedrad-sim import)."""
+
+    arrays: str  # .npz, relative to the scenario file or to the shared data folder
+    image: str
+    label: str
+    patient: str | None = None
+    site: str | None = None
+    split: str | None = None
+    n_sites: PositiveInt = 5
+    profile: Literal["xr", "mr"] = "xr"
+
+
+class Sites(Section):
+    """The sites' own settings, the same for all."""
+
+    epsilon: PositiveFloat = 10.0  # ceiling; delta is 1 / (10 × declared size) at each
+    validation_epsilon: PositiveFloat = 10.0
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    exact_metrics: bool = False
+
+
+class Scenario(Section):
+    format: Literal["fedrad-scenario-1"]
+    name: Name
+    title: str = ""
+    protocol: str  # a TOML file, relative to the scenario's or to configs/protocols
+    seed: Annotated[int, Field(ge=0)] = 0
+    label: str  # which of the protocol's labels the table compares
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = ("federated-private",)
+    phantom: Phantom | None = None
+    imported: Import | None = None
+    sites: Sites = Sites()
+    plain: dict[str, Scalar] = {}  # protocol settings that differ in the arms without privacy
+    local: dict[str, Scalar] = {}  # and in the arms of one hospital alone
+    pooled: dict[str, Scalar] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.phantom is None) == (self.imported is None):
+            raise ValueError("give exactly one of [phantom] and [imported]")
+        return self
+
+
+def find_scenario(name: str) -> Path:
+    """A path, or the name of a scenario that ships with fedrad."""
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    shipped = sorted(_shipped("simulations/scenarios", "scenarios").glob("*.toml"))
+    for candidate in shipped:
+        if candidate.stem == name:
+            return candidate
+    known = ", ".join(candidate.stem for candidate in shipped)
+    raise ConfigError(f"scenario: {name!r} is not known", hint=f"known scenarios: {known}; or name a .toml file")
+
+
+def load_scenario(path: Path) -> Scenario:
+    return load_toml(path, Scenario)
+
+
+def protocol_path(scenario: Scenario, beside: Path) -> Path:
+    candidates = [beside.parent / scenario.protocol, _shipped("configs/protocols", "protocols") / scenario.protocol]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        f"{beside.name}: protocol: {scenario.protocol!r} not found", hint="a TOML file beside the scenario or in configs/protocols"
+    )
+
+
+def data_path(name: str, beside: Path) -> Path:
+    """Where a scenario's arrays lie: absolute, beside the scenario, or below the shared data folder."""
+    shared = Path(os.environ.get("FEDRAD_SHARED_DATA", _PROJECT.parent / "shared" / "data"))
+    for candidate in (Path(name), beside.parent / name, shared / name):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        f"{beside.name}: imported.arrays: {Path(name).name} not found", hint="set FEDRAD_SHARED_DATA to the folder that holds the data"
+    )
+
+
+def arm_protocol(scenario: Scenario, protocol: TrainingProtocol, arm: ArmName, settings: dict[str, object]) -> TrainingProtocol:
+    """The protocol of one arm: the scenario's, with the arm's own settings, and without epsilon in the plain arms."""
+    kind, privacy = arm.split("-")
+    changed: dict[str, object] = {}
+    if privacy == "plain":
+        changed |= {"privacy.unit": "none", "privacy.epsilon": None, **scenario.plain}
+    if kind != "federated":
+        changed |= {"rounds.quorum": 1, **(scenario.local if kind == "local" else scenario.pooled)}
+    wanted = {key: value for key, value in settings.items() if not (privacy == "plain" and key == "privacy.epsilon")}
+    return replace_settings(protocol, changed | wanted)
+
+
+def _shipped(in_tree: str, in_wheel: str) -> Path:
+    tree = _PROJECT / in_tree
+    return tree if tree.is_dir() else Path(__file__).parent / in_wheel

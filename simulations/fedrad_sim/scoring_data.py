@@ -1,0 +1,31 @@
+"""Data for scoring only: a folder goes through the run's own intake, under keys that are thrown away, into one part."""
+
+import os
+from pathlib import Path
+
+from fedrad_client.cohort.dataset import Dataset, load_dataset
+from fedrad_client.cohort.store import open_cohort
+from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.ingest import ingest
+from fedrad_client.intake.pixels import Geometry
+from fedrad_common.profiles import profile
+from fedrad_common.protocol import TrainingProtocol
+
+
+def prepare_folder(folder: Path, labels: Path, cohort: Path, *, protocol: TrainingProtocol, workers: int = 1) -> Dataset:
+    """Read, de-identify and normalise `folder` into `cohort`, and return all of it."""
+    ingest(
+        folder,
+        labels,
+        cohort=cohort,
+        geometry=Geometry(profile(protocol.input.profile), protocol.input.height, protocol.input.width),
+        label_names=protocol.task.labels,
+        keys=PseudonymKeys.from_secret(os.urandom(32)),
+        validation_fraction=0.0,
+        workers=workers,
+    )
+    return load_part(cohort, part="training", protocol=protocol)
+
+
+def load_part(cohort: Path, *, part: str, protocol: TrainingProtocol) -> Dataset:
+    return load_dataset(open_cohort(cohort), part="training" if part == "training" else "validation", labels=protocol.task.labels)
