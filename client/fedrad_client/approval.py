@@ -82,17 +82,19 @@ def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
         MisuseError: it asks for more than the policy or the ceiling allows, or was approved already with another size.
     """
     seen = preview(site.home, site.ledger.opening, site.ledger.account, content, declared_size=declared_size)
-    if not seen.fits:
-        raise MisuseError(
-            f"protocol: privacy.epsilon: {seen.protocol.privacy.epsilon} does not fit below this site's ceiling {seen.ceiling:g}; "
-            f"{seen.epsilon_before:.3g} is reserved already",
-            hint="nothing was approved; ask the coordinator for less epsilon: a site's ceiling is for its lifetime",
-        )
     before = site.approved(seen.protocol.hash)
     if before is not None and before[1] != seen.plan:
         raise MisuseError(
             f"protocol: approved already with declared size {before[1].declared_size}, not {declared_size}",
             hint="a declared size stays for the run; approve with the same one",
+        )
+    if before is not None:
+        return seen  # its cost may be reserved by now; that is no second one
+    if not seen.fits:
+        raise MisuseError(
+            f"protocol: privacy.epsilon: {seen.protocol.privacy.epsilon} does not fit below this site's ceiling {seen.ceiling:g}; "
+            f"{seen.epsilon_before:.3g} is reserved already",
+            hint="nothing was approved; ask the coordinator for less epsilon: a site's ceiling is for its lifetime",
         )
     folder = site.home.path / "approved" / seen.protocol.hash
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -167,6 +167,35 @@ def status(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def start(
+    server: Annotated[str | None, typer.Option(help="The coordinator's address for sites, HOST:PORT.")] = None,
+    home: HomeOption = HERE,
+    show_keys: Annotated[bool, typer.Option("--show-keys", help="Print what the coordinator needs to admit this site, and end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer the coordinator's orders, in the foreground, until SIGTERM. Nothing but approved protocols is answered.
+
+    Example: fedrad-site start --server 127.0.0.1:9092 --home north
+    """
+    from fedrad_client.node_key import PUBLIC, node_key
+    from fedrad_client.site import Home
+    from fedrad_common.errors import MisuseError
+
+    site = Home(home)
+    if show_keys:
+        name, envelope = site.config.site.name, site.envelope_key.public.hex
+        node_key(home)
+        keys = {"site": name, "node_key": str(home / PUBLIC), "envelope_key": envelope}
+        emit(keys, as_json=as_json, lines=(f"node key      {home / PUBLIC}", f"envelope key  {envelope}"))
+        return
+    if server is None:
+        raise MisuseError("start: --server is missing", hint="fedrad-site start --server 127.0.0.1:PORT")
+    from fedrad_client.node import run_node
+
+    run_node(home, server)
+
+
+@app.command()
 def pause(home: HomeOption = HERE) -> None:
     """Answer every order with `paused` from now on.
 

@@ -16,7 +16,7 @@ class Budget(Section):
     """The site's privacy budget. All values are per patient, over the site's lifetime; fixed when the ledger is opened."""
 
     epsilon: PositiveFloat = 10.0  # the ceiling, over all runs and coordinators
-    delta: Annotated[float, Field(gt=0, le=1e-3)] = 1e-6  # at most 1 / (10 × declared size)
+    delta: Annotated[float, Field(gt=0, le=0.1)] = 1e-6  # at most 1 / (10 × declared size)
     validation_epsilon: PositiveFloat = 10.0  # ceiling of the validation patients' own line
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # of patients, never trained on, in any protocol
 

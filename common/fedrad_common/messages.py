@@ -1,7 +1,7 @@
 """To and from Flower's records. What leaves a site is what `answer_content` puts in, and nothing else: this file is the whole list.
 
-An order is one signed text and one flat vector; so is an answer; a refusal is one code. Reading is strict: an unknown record or key, another
-type, length or size is a FormatError before a byte of it is used.
+An order is one signed text and one flat vector; so is an answer; a refusal is one code. Reading is strict: an unknown record or key,
+another type, length or size is a FormatError before a byte of it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import fedrad_common.offline  # noqa: F401 - first: Flower reads its switches at
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, inflatable_class_registry
+from flwr.supercore.inflatable.inflatable_utils import inflatable_class_registry, inflate_object_from_contents
 from pydantic import ValidationError
 
 from fedrad_common.errors import REFUSAL_CODES, FormatError

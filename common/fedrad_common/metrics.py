@@ -24,25 +24,6 @@ _GRID: Floats = np.linspace(0, 1, 4001)  # candidates of an interval
 _WINS: Floats = np.tri(N_BINS, k=-1) + 0.5 * np.eye(N_BINS)  # [i, j]: what a positive in bin i scores against a negative in bin j
 
 
-def score_histogram(scores: Floats, labels: Floats) -> npt.NDArray[np.float64]:
-    """Count patients into cells.
-
-    Args:
-        scores: (n_patients, n_labels) in [0, 1], one score a patient.
-        labels: (n_patients, n_labels) 0 or 1; NaN is unlabelled and counts nowhere. A NaN score too.
-
-    Returns:
-        (n_labels, 2, 32) whole numbers.
-    """
-    n_labels = scores.shape[1]
-    counts = np.zeros((n_labels, 2, N_BINS))
-    for label in range(n_labels):
-        known = np.isfinite(scores[:, label]) & np.isfinite(labels[:, label])
-        bins = np.clip((scores[known, label] * N_BINS).astype(np.int64), 0, N_BINS - 1)
-        np.add.at(counts[label], ((labels[known, label] >= 0.5).astype(np.int64), bins), 1)
-    return counts
-
-
 def pool(histograms: Sequence[Histogram], noise: Sequence[float]) -> tuple[Floats, float]:
     """The histogram of all sites' patients, and the standard deviation of each cell's noise (independent, so in quadrature)."""
     total = np.sum([np.asarray(histogram, dtype=np.float64) for histogram in histograms], axis=0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fedrad_common.cli import emit, run_cli
+from fedrad_server.deployment_cli import add_deployment
 
 if TYPE_CHECKING:
     from fedrad_server.history import RunRecords
@@ -18,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+add_deployment(app)
 
 HomeArgument = Annotated[Path, typer.Argument(metavar="HOME", help="The coordinator's folder.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as coordinator/runs/pneumonia.")]
@@ -60,11 +62,10 @@ def runs(home: HomeArgument, as_json: Json = False) -> None:
 
     Example: fedrad-coordinator runs coordinator
     """
-    from fedrad_server.history import read_run
     from fedrad_server.home import Home
 
-    rows = [{"folder": path.name, **_summary(read_run(path, files=False))} for path in Home.open(home).runs]
-    lines = [f"{row['folder']:32}  round {row['round']} of {row['rounds']}  {row['state']}" for row in rows] or ["no runs yet"]
+    rows = [{"folder": path.name, **_listed(path)} for path in Home.open(home).runs]
+    lines = [_line(row) for row in rows] or ["no runs yet"]
     emit({"runs": rows}, as_json=as_json, lines=lines)
 
 
@@ -119,11 +120,35 @@ def report(
 
     Example: fedrad-coordinator report coordinator/runs/pneumonia --out report.html
     """
+    from fedrad_common.errors import MisuseError
+    from fedrad_server.history import read_run
     from fedrad_server.report import write_report
 
+    read_run(run, files=False)  # before anything is made in a folder that may be no run
     target = out or run / "result" / "report.html"
+    if out is None:
+        target.parent.mkdir(exist_ok=True)
+    elif not target.parent.is_dir():
+        raise MisuseError(f"--out: {target.parent}: no such folder", hint="make it first")
     write_report(run, target)
     emit({}, as_json=False, lines=[f"wrote {target}"])
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["state"] == "damaged":
+        return f"{row['folder']:32}  damaged: {row['reason']}"
+    return f"{row['folder']:32}  round {row['round']} of {row['rounds']}  {row['state']}"
+
+
+def _listed(run: Path) -> dict[str, Any]:
+    """One damaged run must not hide the others."""
+    from fedrad_common.errors import FedradError
+    from fedrad_server.history import read_run
+
+    try:
+        return _summary(read_run(run, files=False))
+    except FedradError as error:
+        return {"round": None, "rounds": None, "state": "damaged", "reason": str(error)}
 
 
 def _summary(records: "RunRecords") -> dict[str, Any]:

@@ -19,6 +19,8 @@ from fedrad_common.records import Envelope, Kind, Launch, Receipt, RoundManifest
 from fedrad_server.aggregation import State, decode_state
 from fedrad_server.layout import EVENTS, FOLDERS, RECEIPTS, answers_folder, read_signed, read_vector, read_whole, round_folder
 
+_BACKUP = "restore it from a backup"
+
 
 @dataclass(frozen=True)
 class RunRecords:
@@ -72,7 +74,7 @@ class RunRecords:
         path = round_folder(self.directory, number) / "state.npz"
         content = read_whole(path)
         if sha256_hex(content) != self.manifests[number].state:
-            raise FormatError(f"{path.parent.name}/state.npz: is damaged: not the bytes that were signed", hint="restore it from a backup")
+            raise FormatError(f"{path.parent.name}/state.npz: is damaged: not the bytes that were signed", hint=_BACKUP)
         return decode_state(content, self.model(number), what=f"{path.parent.name}/state.npz")
 
     def envelopes(self, number: int, kind: Kind) -> dict[str, Envelope]:
@@ -89,9 +91,7 @@ class RunRecords:
                 site for site in signed.keys() | envelopes.keys() if site not in envelopes or envelopes[site].payload != signed.get(site)
             )
             if wrong:
-                raise FormatError(
-                    f"round {number}: update of {wrong[0]}: is not the one in the signed manifest", hint="restore it from a backup"
-                )
+                raise FormatError(f"round {number}: update of {wrong[0]}: is not the one in the signed manifest", hint=_BACKUP)
         return envelopes
 
     def update(self, envelope: Envelope) -> Vector:
@@ -129,7 +129,7 @@ def read_run(directory: Path, *, coordinator: PublicKey | None = None, files: bo
     signed.open(Launch, PublicKey.from_hex(launch.coordinator), what="launch.json")
     protocol = parse_protocol(read_whole(directory / "protocol.toml"))
     if protocol.hash != launch.protocol or sha256_hex(read_whole(directory / "protocol.json")) != launch.protocol:
-        raise FormatError("protocol.toml: is not the protocol that was launched", hint="restore it from a backup")
+        raise FormatError("protocol.toml: is not the protocol that was launched", hint=_BACKUP)
     manifests, head = _read_manifests(directory, launch)
     records = RunRecords(directory, protocol, launch, manifests, head, tuple(chain.read(directory / EVENTS, "events")))
     if files:
@@ -147,7 +147,7 @@ def stored_envelopes(run: Path, number: int, kind: Kind, *, launch: Launch) -> d
         what = f"round {number}: update of {site}"
         envelope = signed.open(Envelope, PublicKey.from_hex(launch.roster[site]), what=what)
         if (envelope.site, envelope.run, envelope.round, envelope.kind) != (site, launch.run, number, kind):
-            raise FormatError(f"{what}: answers another order", hint="restore it from a backup")
+            raise FormatError(f"{what}: answers another order", hint=_BACKUP)
         found[site] = (signed, envelope)
     return found
 
@@ -185,9 +185,12 @@ def _verify_files(records: RunRecords) -> None:
     for number in range(records.round + 1):
         records.state(number)
         records.released(number)
-        records.receipts(number)
         for kind in FOLDERS:
-            for envelope in records.envelopes(number, kind).values():
+            envelopes = records.envelopes(number, kind)
+            for receipt in records.receipts(number):
+                if receipt.kind == kind and (receipt.site not in envelopes or envelopes[receipt.site].payload != receipt.payload):
+                    raise FormatError(f"round {number}: {receipt.site}: an answer is not the one that its receipt names", hint=_BACKUP)
+            for envelope in envelopes.values():
                 if kind == "evaluate" or number > records.deleted_through:
                     records.update(envelope)
 

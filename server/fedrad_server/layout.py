@@ -1,6 +1,7 @@
 """Where the files of a run lie, and folders that are whole or absent."""
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MisuseError(f"{folder.name}: exists already", hint="name a folder that does not exist; nothing was changed")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    for killed in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        shutil.rmtree(killed, ignore_errors=True)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir(mode=0o700)

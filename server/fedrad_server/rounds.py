@@ -119,9 +119,9 @@ class _Exchange:
         order = self.question.order
         self.missing = dict.fromkeys(asked, "late")
         self.run.record("asked", {"round": order.round, "kind": order.kind, "attempt": attempt, "sites": asked})
-        self.sites.ask(asked, sign(order, self.run.key), self.model)
         for site in asked:
             self.progress(order.round, site, "asked")
+        self.sites.ask(asked, sign(order, self.run.key), self.model)
         # Counted from here: where the sites live in this process, they work while they are asked.
         deadline = self.clock() + self.run.protocol.rounds.deadline_seconds
         silent = set(asked)

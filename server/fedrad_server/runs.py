@@ -4,6 +4,7 @@ Order of writing: an answer is accepted once its SITE.json is there (SITE.f32 be
 there (model, released model and state before it); a round's folder and the run's own folder appear whole, by one rename.
 """
 
+import functools
 import os
 import platform
 import re
@@ -51,7 +52,15 @@ class Run:
 
     @classmethod
     def create(
-        cls, directory: Path, protocol_bytes: bytes, *, roster: Mapping[str, str], key: SigningKey, initial: Vector, seeded: bool = False, run: str | None = None
+        cls,
+        directory: Path,
+        protocol_bytes: bytes,
+        *,
+        roster: Mapping[str, str],
+        key: SigningKey,
+        initial: Vector,
+        seeded: bool = False,
+        run: str | None = None,
     ) -> Self:
         """Launch a run: sign its id and its roster, store the initial model as round 0, and open its first epoch.
 
@@ -268,6 +277,7 @@ def _write_checkpoint(folder: Path, settings: Aggregation, state: State) -> Chec
     return {"model": vector_hash(state.model), "released": vector_hash(outcome), "state": sha256_hex(content)}
 
 
+@functools.cache  # reading distributions' metadata costs more than a round of a small model
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _NAMED:

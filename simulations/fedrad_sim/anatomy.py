@@ -57,10 +57,10 @@ def draw_bodies(diseased: npt.NDArray[np.bool_], rng: np.random.Generator) -> Bo
     angle, reach = rng.uniform(0, 2 * np.pi, (n, MAX_LESIONS)), np.sqrt(rng.uniform(0, 1, (n, MAX_LESIONS)))
     y = -0.08 + 0.44 * reach * np.sin(angle)
     x = side * (LUNG_X + 0.05 * y) + 0.2 * reach * np.cos(angle)
-    kind = (rng.random((n, MAX_LESIONS)) < 0.5).astype(np.int8)
-    radius = np.where(kind == NODULE, rng.uniform(0.09, 0.15, kind.shape), rng.uniform(0.20, 0.32, kind.shape))
-    contrast = np.where(kind == NODULE, rng.uniform(0.24, 0.42, kind.shape), rng.uniform(0.20, 0.36, kind.shape))
-    present = np.stack([diseased, diseased & (rng.random(n) < 0.35)], axis=1)
+    kind = (rng.random((n, MAX_LESIONS)) < 0.6).astype(np.int8)
+    radius = np.where(kind == NODULE, rng.uniform(0.10, 0.16, kind.shape), rng.uniform(0.20, 0.32, kind.shape))
+    contrast = np.where(kind == NODULE, rng.uniform(0.30, 0.50, kind.shape), rng.uniform(0.26, 0.43, kind.shape))
+    present = np.stack([diseased, diseased & (rng.random(n) < 0.5)], axis=1)
     return Bodies(
         shape=rng.standard_normal((n, 12), dtype=np.float32),
         place=np.stack([x, y], axis=2).astype(np.float32),
@@ -166,7 +166,7 @@ def _skeleton(x: Images, y: Images, s: Images) -> Images:
     posterior = np.cos((y + 0.04 * s[:, 9] - 0.55 * across + 0.75 * (across - 0.3) ** 2) * (2 * np.pi / spacing))
     anterior = np.cos((y + 0.06 * s[:, 10] + 0.9 * across - 1.5 * (across - 0.45) ** 2) * (2 * np.pi / spacing))
     cage = _inside(across - 0.82, 0.02) * _inside(y - 0.62, 0.06) * _inside(-0.80 - y, 0.04)
-    ribs = 0.105 * _inside(0.15 - posterior, 0.09) + 0.05 * _inside(0.3 - anterior, 0.12) * _inside(0.3 - across, 0.06)
+    ribs = 0.09 * _inside(0.15 - posterior, 0.09) + 0.04 * _inside(0.3 - anterior, 0.12) * _inside(0.3 - across, 0.06)
     spine = _inside(across - 0.075, 0.02) * (0.13 + 0.03 * np.cos(y * (2 * np.pi / 0.12)))
     clavicle = _inside(np.abs(y + 0.60 + 0.22 * (across - 0.1) + 0.03 * s[:, 11]) - 0.028, 0.012) * _inside(across - 0.78, 0.04)
     return np.asarray(cage * ribs * _inside(0.07 - across, 0.02) + spine + 0.09 * clavicle * _inside(0.08 - across, 0.02), dtype=np.float32)

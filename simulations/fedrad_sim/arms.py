@@ -122,7 +122,7 @@ def _run_id(job: ArmJob) -> str:
 
 
 def use_one_core() -> None:
-    """For a process that plays one arm beside others."""
+    """For a process that plays small networks, perhaps beside others."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from fedrad_common.errors import MisuseError
 
 Array: TypeAlias = npt.NDArray[Any]

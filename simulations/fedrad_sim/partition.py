@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from fedrad_common.errors import MisuseError
 
 Indices = npt.NDArray[np.int64]

@@ -4,6 +4,7 @@ Nobody's data, so that demo and tests can show everything; see `anatomy` for the
 """
 
 import csv
+import errno
 import io
 import os
 import shutil
@@ -15,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import disk_full, fsync_directory
-
 from fedrad_sim.anatomy import NODULE, Bodies, Drift, Poses, Textures, attenuation, draw_bodies, expose, padding_value
 from fedrad_sim.dicom_write import SOP_CLASS, Elements, Tag, Value, pixel_elements, write_dicom
 from fedrad_sim.identifiers import Planted, plant, plant_meta, token, uid
@@ -76,8 +77,8 @@ class Truth:
 HOSPITALS: tuple[Hospital, ...] = (
     Hospital("north", 140, 0.45, 0.02, Drift(modality="DX", bits_stored=12)),
     Hospital(
-        "harbour", 110, 0.30, 0.04,
-        Drift(modality="CR", photometric="MONOCHROME1", bits_stored=10, gamma=1.35, blur=0.9, noise=0.03, collimation=0.04),
+        "harbour", 110, 0.38, 0.04,
+        Drift(modality="CR", photometric="MONOCHROME1", bits_stored=10, gamma=1.3, blur=0.8, noise=0.03, collimation=0.04),
     ),
     Hospital("hillside", 100, 0.55, 0.03, Drift(bits_stored=14, rows=112, columns=104, gamma=0.75, gain=0.85, noise=0.02, padding=6)),
     Hospital(
@@ -126,7 +127,7 @@ def write_hospital(hospital: Hospital, out: Path, *, seed: int, progress: Progre
         beside.replace(out)
         fsync_directory(out.parent)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(out) from None
         raise
     finally:

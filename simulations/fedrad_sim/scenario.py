@@ -47,16 +47,16 @@ class Scenario(Section):
     format: Literal["fedrad-scenario-1"]
     name: Name
     title: str = ""
-    protocol: str  # a TOML file, relative to the scenario's or to configs/protocols
+    protocol: str  # the name of one in configs/protocols, or a TOML file relative to the scenario's
     seed: Annotated[int, Field(ge=0)] = 0
     label: str  # which of the protocol's labels the table compares
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = ("federated-private",)
     phantom: Phantom | None = None
     imported: Import | None = None
     sites: Sites = Sites()
-    plain: dict[str, Scalar] = {}  # protocol settings that differ in the arms without privacy
-    local: dict[str, Scalar] = {}  # and in the arms of one hospital alone
-    pooled: dict[str, Scalar] = {}
+    plain: dict[str, Scalar | list[int]] = {}  # protocol settings that differ in the arms without privacy
+    local: dict[str, Scalar | list[int]] = {}  # and in the arms of one hospital alone
+    pooled: dict[str, Scalar | list[int]] = {}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -83,13 +83,13 @@ def load_scenario(path: Path) -> Scenario:
 
 
 def protocol_path(scenario: Scenario, beside: Path) -> Path:
-    candidates = [beside.parent / scenario.protocol, _shipped("configs/protocols", "protocols") / scenario.protocol]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise ConfigError(
-        f"{beside.name}: protocol: {scenario.protocol!r} not found", hint="a TOML file beside the scenario or in configs/protocols"
-    )
+    """A TOML file relative to the scenario's, or a protocol that ships with fedrad, by its name."""
+    shipped = _shipped("configs/protocols", "protocols")
+    path = beside.parent / scenario.protocol if scenario.protocol.endswith(".toml") else shipped / f"{scenario.protocol}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(candidate.stem for candidate in shipped.glob("*.toml")))
+        raise ConfigError(f"{beside.name}: protocol: {scenario.protocol!r} not found", hint=f"known protocols: {known}; or a .toml file beside it")
+    return path
 
 
 def data_path(name: str, beside: Path) -> Path:

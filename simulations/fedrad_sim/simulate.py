@@ -230,6 +230,7 @@ def _homes(
 def _play_all(plan: list[ArmJob], *, jobs: int, progress: Any) -> Iterable[ArmResult]:
     """Every arm, in order; several at once where asked."""
     if jobs == 1 or len(plan) == 1:
+        use_one_core()  # small networks gain nothing from a second thread, and wait for it
         for number, job in enumerate(plan):
             rounds = parse_protocol(job.protocol).privacy.rounds
             yield play(job, lambda at, site, what, name=job.name, total=rounds: progress(name, at, total))

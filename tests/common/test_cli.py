@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import typer
+
 from fedrad_common.cli import emit, run_cli
 from fedrad_common.errors import ConfigError, FedradError
 

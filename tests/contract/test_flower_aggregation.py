@@ -68,6 +68,7 @@ def ours(aggregation: Aggregation, model: np.ndarray) -> np.ndarray:
     ids=["fedavg", "fedavg-momentum", "fedadam"],
 )
 def test_our_fold_gives_flowers_model(strategy: FedAvg, aggregation: Aggregation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TaskIdentity, "_run_id", 1)  # a Message cannot be made outside a task
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)  # a Message cannot be made outside a task
     model = numbers("initial", size=200)
     np.testing.assert_allclose(ours(aggregation, model), theirs(strategy, model), rtol=0, atol=1e-6)

@@ -73,7 +73,7 @@ class Site:
             self.outbox[order.question] = self.seal(order, vector)
         return self.outbox[order.question]
 
-    def seal(self, order: Order, vector: Vector, **changes: object) -> Answer:
+    def seal(self, order: Order, vector: Vector, /, **changes: object) -> Answer:
         """A signed answer; `changes` replace fields of its envelope before it is signed."""
         self.sequence += 1
         fields: dict[str, object] = {
@@ -187,3 +187,10 @@ def killed_at(write: int, patch: pytest.MonkeyPatch):  # type: ignore[no-untyped
         for name in ("fsync", "fdatasync", "pwrite", "replace", "rename", "mkdir", "unlink"):
             patched.setattr(os, name, guard(name))
         yield count
+
+
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that lose no power: what the kernel has taken is enough. A module that imports this has it for each test."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)

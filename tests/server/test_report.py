@@ -22,6 +22,7 @@ from fedrad_server.report import Arm, Comparison, Head, Release, ReportInput, pa
 from fedrad_server.report.privacy import group_epsilon, site_privacy
 
 SITES = {"aachen": 420, "bergen": 300, "coimbra": 300, "delft": 180, "evora": 60}
+NOISE = {"aachen": 0.767, "bergen": 0.903, "coimbra": 0.903, "delft": 1.234, "evora": 3.072}  # each about epsilon 8
 PROTOCOL = """
 format = "fedrad-protocol-1"
 name = "chest-lesion"
@@ -58,7 +59,7 @@ def digest(*words):
 
 
 def envelope(site, number, kind, **privacy):
-    values = {"noise_multiplier": 1.05, "sampling_rate": 30 / SITES[site], "steps": 10, "delta": 1e-4, **privacy}
+    values = {"noise_multiplier": NOISE[site], "sampling_rate": 30 / SITES[site], "steps": 10, "delta": 1e-4, **privacy}
     if kind == "evaluate":
         values |= {"noise_multiplier": 1.4, "sampling_rate": 1.0, "steps": 1}
     return Envelope(
@@ -72,7 +73,8 @@ def release(site, number, *, generator, noise=1.4):
     n, shift = SITES[site] // 4, 0.4 + 1.6 * (1 - np.exp(-number / 4))
     labels = (generator.uniform(size=n) < 0.35).astype(float)
     scores = ndtr(generator.normal(size=n) + shift * labels - 0.9)
-    counts = metrics.score_histogram(scores[:, None], labels[:, None])
+    counts = np.zeros((1, 2, 32))
+    np.add.at(counts[0], (labels.astype(int), np.minimum((scores * 32).astype(int), 31)), 1)
     return Release(site, number, counts + np.rint(generator.normal(0, noise, counts.shape)), noise, marked=noise == 0)
 
 
@@ -130,7 +132,7 @@ class Reader(HTMLParser):
     def __init__(self, document):
         super().__init__()
         self.tags, self.words, self.scripts, self._inside = [], [], [], ""
-        self.feed(document)
+        self.feed(document.replace(get_plotlyjs(), ""))  # five megabytes that are not ours
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -216,8 +218,8 @@ def test_every_section_is_there_and_the_summary_says_it_in_words(document):
         "Who took part", "What left each hospital", "What these numbers don't show", "Protocol", "Records, versions and seeds",
     ):  # fmt: skip
         assert heading in reader.text
-    assert "5 hospitals trained one model for “lesion” together, 12 of 12 rounds." in reader.text
-    assert "the federated model reached an AUC of 0.912 (95 % interval 0.882 – 0.937)" in reader.text
+    assert "Five hospitals trained one model for “lesion” together, 12 of 12 rounds." in reader.text
+    assert "the federated model reached an AUC of 0.912 (95 % interval 0.882 to 0.937)" in reader.text
     assert parse_protocol(PROTOCOL.replace("{title}", "Lesions on chest radiographs, five hospitals").encode()).hash in reader.text
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+
 from fedrad_common.errors import MisuseError
 from fedrad_sim.importer import Imported, import_arrays
 

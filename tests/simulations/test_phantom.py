@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+
 from fedrad_common.errors import FedradError, MisuseError
 from fedrad_sim.anatomy import Drift
 from fedrad_sim.dicom_write import encode_file, pixel_elements

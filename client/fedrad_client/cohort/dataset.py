@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fedrad_common.errors import MisuseError
+from fedrad_common.errors import FormatError, MisuseError
+from fedrad_common.profiles import profile
 
 if TYPE_CHECKING:
     from fedrad_client.cohort.split import Part
@@ -30,8 +31,11 @@ def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...]) -> Data
 
     Raises:
         MisuseError: the cohort has no such label.
+        FormatError: its pixels were made by another version of the profile than other sites use now.
     """
     manifest = cohort.manifest
+    if profile(manifest.profile).hash != manifest.profile_hash:
+        raise FormatError(f"cohort: was made with another version of the profile {manifest.profile!r}", hint="ingest again")
     for label in labels:
         if label not in manifest.labels:
             raise MisuseError(f"cohort: has no label {label!r}", hint="ingest again with a label table that has this column")

@@ -15,10 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_client.cohort.labels import Values
-from fedrad_client.cohort.store import CURRENT, LABELS, MANIFEST, QUARANTINE, RECORDS, File, Manifest, Record, current, folder_name
+from fedrad_client.cohort.store import (
+    CURRENT,
+    LABELS,
+    MANIFEST,
+    QUARANTINE,
+    RECORDS,
+    File,
+    Manifest,
+    Record,
+    current,
+    folder_name,
+    open_cohort,
+    read_manifest,
+)
 from fedrad_common.canonical import canonical_json
-from fedrad_common.config import parse_json
-from fedrad_common.errors import MisuseError
+from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.files import disk_full, exclusive_lock, fsync_directory, write_atomic, write_json
 
 PART_BYTES = 256 * 10**6
@@ -141,11 +153,8 @@ def new_generation(directory: Path, *, height: int, width: int) -> Iterator[Draf
 
 
 def current_manifest(directory: Path) -> Manifest | None:
-    """Of the current generation, unverified; None before the first ingest."""
-    if not (directory / CURRENT).exists():
-        return None
-    path = directory / folder_name(current(directory)) / MANIFEST
-    return parse_json(path.read_bytes(), Manifest, name=MANIFEST)
+    """Of the current generation, its files unverified; None before the first ingest."""
+    return read_manifest(directory, current(directory)) if (directory / CURRENT).exists() else None
 
 
 def next_generation(directory: Path) -> int:
@@ -164,10 +173,18 @@ def check_continuity(directory: Path, *, key: str, validation_fraction: float) -
         )
 
 
+def _sound(directory: Path) -> bool:
+    try:
+        open_cohort(directory)
+    except FormatError:
+        return False
+    return True
+
+
 def publish(draft: Draft, directory: Path, manifest: Manifest) -> Manifest:
     """Rename the draft to its generation and point to it, last. The same content as the current one changes nothing."""
     before = current_manifest(directory)
-    if before and before.model_copy(update={"generation": manifest.generation}) == manifest:
+    if before and before.model_copy(update={"generation": manifest.generation}) == manifest and _sound(directory):
         return before
     write_json(draft.folder / MANIFEST, manifest.model_dump(mode="json"))
     draft.folder.rename(directory / folder_name(manifest.generation))

@@ -100,7 +100,9 @@ def current(directory: Path) -> int:
     except FileNotFoundError:
         raise MisuseError("cohort: nothing was ingested yet", hint="run `fedrad-site ingest` first") from None
     except ValueError:
-        raise FormatError("cohort: its pointer to the current generation is damaged", hint="ingest again") from None
+        raise FormatError(
+            "cohort: its pointer to the current generation is damaged", hint="it holds the name of the newest folder beside it, as 00001"
+        ) from None
 
 
 def open_cohort(directory: Path, generation: int | None = None) -> Cohort:
@@ -111,11 +113,7 @@ def open_cohort(directory: Path, generation: int | None = None) -> Cohort:
         FormatError: another format, or a file that is missing, short or changed.
     """
     number = current(directory) if generation is None else generation
-    folder = directory / folder_name(number)
-    if not (folder / MANIFEST).is_file():
-        raise MisuseError(f"cohort: no generation {number}", hint="ingest again, or restore it from the backup")
-    read_json(folder / MANIFEST, expected_format=FORMAT)
-    manifest = parse_json((folder / MANIFEST).read_bytes(), Manifest, name=MANIFEST)
+    folder, manifest = directory / folder_name(number), read_manifest(directory, number)
     for name, file in manifest.files.items():
         path = folder / name
         found = path.stat() if path.is_file() else None
@@ -124,6 +122,15 @@ def open_cohort(directory: Path, generation: int | None = None) -> Cohort:
                 f"cohort: generation {number}: {name} is missing or was changed", hint="restore it from the backup, or ingest again"
             )
     return Cohort(folder, manifest)
+
+
+def read_manifest(directory: Path, generation: int) -> Manifest:
+    """Raises MisuseError when there is no such generation, FormatError when it is of another format."""
+    path = directory / folder_name(generation) / MANIFEST
+    if not path.is_file():
+        raise MisuseError(f"cohort: no generation {generation}", hint="restore it from the backup")
+    read_json(path, expected_format=FORMAT)
+    return parse_json(path.read_bytes(), Manifest, name=MANIFEST)
 
 
 @functools.lru_cache(maxsize=4096)

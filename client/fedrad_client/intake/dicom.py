@@ -21,7 +21,7 @@ Code = Literal[
     "unlabelled", "internal",
 ]  # fmt: skip
 CODES: dict[Code, str] = {
-    "not-a-file": "a link, pipe, socket or device; never opened",
+    "not-a-file": "a link, pipe, device or closed folder; never opened",
     "not-dicom": "has no DICOM header",
     "compressed-archive": "an archive (zip, gzip, zstandard, …); unpack it first",
     "too-large": "bigger than the limits on bytes or on rows × columns",
@@ -53,8 +53,9 @@ ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 # pydicom and its decoders quote header values in log lines.
+SILENT = logging.CRITICAL + 1
 for _name in ("pydicom", "pylibjpeg", "openjpeg", "rle", "jpeg_ls"):
-    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).setLevel(SILENT)
     logging.getLogger(_name).propagate = False
 
 
@@ -71,11 +72,14 @@ def find_files(source: Path) -> list[Path]:
 
     A file's quarantine entry number is its place in this list, counted from 1. Links are listed, never followed.
     """
-    found = []
-    for folder, folders, files in os.walk(source, followlinks=False):
+    closed: list[OSError] = []
+    found: list[Path] = []
+    for folder, folders, files in os.walk(source, onerror=closed.append):
         linked = [name for name in folders if (Path(folder) / name).is_symlink()]
         folders[:] = [name for name in folders if name not in linked and not name.startswith(".")]
         found += [Path(folder) / name for name in (*files, *linked) if not name.startswith(".")]
+    # A folder that may not be opened is listed too: nothing is left out in silence.
+    found += [Path(error.filename) for error in closed]
     return sorted(found, key=lambda path: os.fsencode(path.relative_to(source)))
 
 
@@ -103,6 +107,8 @@ def read(path: Path, keywords: tuple[str, ...] = ()) -> Dataset:
     try:
         with hushed() as caught:
             ds = dcmread(io.BytesIO(content), force=True, specific_tags=_tags(keywords))
+            _convert(ds.file_meta)
+            _convert(ds)
     except (EOFError, zlib.error):
         raise Quarantined("truncated") from None
     except Exception:
@@ -113,8 +119,17 @@ def read(path: Path, keywords: tuple[str, ...] = ()) -> Dataset:
     return ds
 
 
+def _convert(ds: Dataset) -> None:
+    """Turn bytes into values here, where warnings are caught; an element that cannot be converted does not exist."""
+    for tag in list(ds.keys()):
+        try:
+            ds[tag]
+        except Exception:  # each VR has its own, and they quote the value
+            del ds[tag]
+
+
 @functools.cache
-def _tags(keywords: tuple[str, ...]) -> list[BaseTag | int | str | tuple[int, int]]:
+def _tags(keywords: tuple[str, ...]) -> list[BaseTag]:
     return [Tag(keyword) for keyword in (*READ_TAGS, *keywords)]
 
 

@@ -1,5 +1,6 @@
 """A folder of DICOM becomes a new cohort generation: streamed, whole or absent, the same bytes whatever the order."""
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,9 +19,9 @@ from fedrad_client.cohort.labels import LabelTable, Level, Values, read_labels
 from fedrad_client.cohort.split import part_of
 from fedrad_client.cohort.store import Manifest, Record
 from fedrad_client.intake.deid import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, subject
-from fedrad_client.intake.dicom import Code, Quarantined, find_files, read
-from fedrad_client.intake.pixels import Geometry, normalise
-from fedrad_common.errors import FedradError, MisuseError
+from fedrad_client.intake.dicom import Code, Quarantined, find_files, hushed, read
+from fedrad_client.intake.pixels import Fragile, Geometry, check_header, normalise
+from fedrad_common.errors import MisuseError
 
 CHUNK = 16  # files handed to a reader process at a time
 Progress = Callable[[int, int], None]  # files done, files in all
@@ -81,7 +82,7 @@ def ingest(
 
     Raises:
         MisuseError: no folder, no files, no usable image, no or malformed labels, or a split that would move patients.
-        BusyError: another ingest is running. FedradError: the disk is full, or a reader process died; nothing changed.
+        BusyError: another ingest is running. FedradError: the disk is full; nothing changed.
     """
     files = _files(source)
     if labels is None and label_names:
@@ -114,20 +115,24 @@ def _files(source: Path) -> list[Path]:
     return files
 
 
-def process(path: Path, recipe: Recipe) -> Outcome:
-    """One file, on its own. Never raises for what the file holds, and lets no text of it out."""
+def process(path: Path, recipe: Recipe, *, fragile: bool = True) -> Outcome:
+    """One file, on its own. Lets no text of it out, and raises nothing for what it holds, but Fragile when `fragile` is False."""
     series = None
     try:
-        ds = read(path, KEYWORDS)
-        who = subject(ds)
-        fields = rebuild(ds, who, recipe.keys)
-        series = _text(fields.get("SeriesInstanceUID"))
-        known, used = recipe.labels.find(label_keys(ds, who)) if recipe.labels else ((), ())
-        if recipe.labels and all(value is None for value in known):
-            return Outcome("unlabelled", series, used=used)
-        pixels = normalise(ds, recipe.geometry)
+        with hushed():
+            ds = read(path, KEYWORDS)
+            who = subject(ds)
+            fields = rebuild(ds, who, recipe.keys)
+            series = _text(fields.get("SeriesInstanceUID"))
+            check_header(ds, recipe.geometry.profile)
+            known, used = recipe.labels.find(label_keys(ds, who)) if recipe.labels else ((), ())
+            if recipe.labels and all(value is None for value in known):
+                return Outcome("unlabelled", series, used=used)
+            pixels = normalise(ds, recipe.geometry, fragile=fragile)
     except Quarantined as outcome:
         return Outcome(outcome.code, series)
+    except Fragile:
+        raise
     except Exception:  # its text may quote the file; the code is counted and shown
         return Outcome("internal", series)
     part = part_of(who.identity, key=recipe.keys.split, fraction=recipe.validation_fraction)
@@ -165,27 +170,42 @@ def _fill(draft: Draft, files: list[Path], recipe: Recipe, *, workers: int, prog
 
 
 def outcomes(files: list[Path], recipe: Recipe, *, workers: int = 1) -> Iterator[Outcome]:
-    """Each file's outcome, in the order of `files`, from this process or from `workers` reader processes.
+    """Each file's outcome, in the order of `files`. A file whose decoder ends its process is set aside as undecodable."""
+    done = 0
+    if workers > 1 and len(files) > CHUNK:
+        # A dead reader says not which file killed it: what was not answered yet is read again, carefully.
+        with contextlib.suppress(BrokenProcessPool):
+            for outcome in _in_parallel(files, recipe, workers):
+                done += 1
+                yield outcome
+    with contextlib.ExitStack() as children:
+        child: ProcessPoolExecutor | None = None
+        for path in files[done:]:
+            try:
+                outcome = process(path, recipe, fragile=False)
+            except Fragile:
+                child = child or children.enter_context(_pool(1, recipe))
+                try:
+                    outcome = child.submit(_process_chunk, [path]).result()[0]
+                except BrokenProcessPool:
+                    outcome, child = Outcome("undecodable"), None
+            yield outcome
 
-    Raises:
-        FedradError: a reader process died, as a decoder's fault may do.
-    """
-    if workers <= 1 or len(files) <= CHUNK:
-        yield from (process(path, recipe) for path in files)
-        return
+
+def _pool(workers: int, recipe: Recipe) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(recipe,))
+
+
+def _in_parallel(files: list[Path], recipe: Recipe, workers: int) -> Iterator[Outcome]:
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(recipe,)) as pool:
+    with _pool(workers, recipe) as pool:
         try:
             # A bounded queue: readers that are ahead of the disk wait instead of filling the memory.
             waiting: deque[Future[list[Outcome]]] = deque(pool.submit(_process_chunk, chunk) for chunk in islice(chunks, 4 * workers))
             while waiting:
-                done = waiting.popleft().result()
+                ready = waiting.popleft().result()
                 waiting.extend(pool.submit(_process_chunk, chunk) for chunk in islice(chunks, 1))
-                yield from done
-        except BrokenProcessPool:
-            raise FedradError(
-                "ingest: a reader process died", hint="ingest again with one worker; if that fails too, halve the folder"
-            ) from None
+                yield from ready
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -6,16 +6,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from fedrad_client.intake.dicom import MAX_PIXELS, Code, Quarantined, hushed
 from fedrad_client.intake.terms import PHOTOMETRIC
 from fedrad_common.profiles import SCALE, PixelProfile
 
 Array = npt.NDArray[Any]
+# One decoder a syntax: pydicom would try every other one after a failure, GDCM last, and GDCM ends the process at some damaged files.
+DECODERS = {RLELossless: "pylibjpeg", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg"}
+DECODERS |= {JPEGBaseline8Bit: "pillow", JPEGExtended12Bit: "pillow"}
+FRAGILE = frozenset((JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless))  # only GDCM reads all files of these
 NATIVE = frozenset((ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian))
 # What lies within 5 % of the window above the darkest value is air, table or bed. Part of the profiles' version.
 BACKGROUND = 0.05
@@ -30,6 +49,10 @@ class Geometry:
     width: int
 
 
+class Fragile(Exception):  # noqa: N818 - a request, not a fault
+    """This file's decoder may end the process: ask again in a child."""
+
+
 @dataclass(frozen=True)
 class Levels:
     """An image as its distinct stored values: all that a profile does before resizing is a function of the value alone."""
@@ -40,7 +63,7 @@ class Levels:
     slots: npt.NDArray[np.intp]  # (s,) from an index to a place in `values`; 0 where nothing occurs
 
 
-def normalise(ds: Dataset, geometry: Geometry) -> npt.NDArray[np.uint16]:
+def normalise(ds: Dataset, geometry: Geometry, *, fragile: bool = True) -> npt.NDArray[np.uint16]:
     """Decode → leave padding out → Modality rescale → invert MONOCHROME1 → window → clip → resize → quantise.
 
     Returns:
@@ -48,8 +71,11 @@ def normalise(ds: Dataset, geometry: Geometry) -> npt.NDArray[np.uint16]:
 
     Raises:
         Quarantined: with a code that says which step could not be done.
+        Fragile: `fragile` is False and the decoder may end the process.
     """
     check_header(ds, geometry.profile)
+    if not fragile and ds.file_meta.get("TransferSyntaxUID") in FRAGILE:
+        raise Fragile
     levels = distinct(decode(ds))
     shown = ~padding(levels.values, ds)
     if not shown.any():
@@ -70,7 +96,7 @@ def check_header(ds: Dataset, profile: PixelProfile) -> None:
         "no-pixels": keyword is None or not (height and width),
         "modality": str(ds.get("Modality") or "").strip() not in profile.modalities,
         "multi-frame": _whole(ds, "NumberOfFrames", default=1) > 1,
-        "colour": ds.get("PhotometricInterpretation") not in PHOTOMETRIC or _whole(ds, "SamplesPerPixel", default=1) != 1,
+        "colour": str(ds.get("PhotometricInterpretation")) not in PHOTOMETRIC or _whole(ds, "SamplesPerPixel", default=1) != 1,
         "too-large": height * width > MAX_PIXELS,
     }
     for code, refused in refusals.items():
@@ -87,11 +113,13 @@ def _whole(ds: Dataset, keyword: str, default: int = 0) -> int:
 
 def decode(ds: Dataset) -> Array:
     """Stored values, (H, W) integers of 8, 16 or 32 bits, signed as the header says, or floats; bits beyond Bits Stored are dropped."""
-    syntax = UID(str(ds.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian))
+    syntax = UID(str(ds.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian), config.IGNORE)
+    if syntax not in AllTransferSyntaxes:
+        raise Quarantined("unsupported-syntax")
     if "PixelData" not in ds:
         return _decoded(ds, syntax)
     allocated, stored = _whole(ds, "BitsAllocated"), _whole(ds, "BitsStored")
-    if allocated not in (1, 8, 16, 32, 64) or not 1 <= stored <= allocated:
+    if allocated not in (1, 8, 16, 32, 64) or not 1 <= stored <= allocated or not isinstance(ds.PixelData, bytes):
         raise Quarantined("bad-pixels")
     signed = ds.get("PixelRepresentation") == 1
     if not syntax.is_encapsulated and len(ds.PixelData) * 8 < ds.Rows * ds.Columns * allocated:
@@ -116,11 +144,14 @@ def _decoded(ds: Dataset, syntax: UID) -> Array:
         raise Quarantined("unsupported-syntax")
     if syntax.is_encapsulated:
         _silence_gdcm()
-    ds.file_meta.TransferSyntaxUID = syntax
     try:
         with hushed():
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.pixel_array_options(decoding_plugin=DECODERS.get(syntax, ""))
             found = np.asarray(ds.pixel_array)
-    except Exception:  # each decoder has its own exceptions, and they quote values
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # they quote values; and a panic in a decoder written in Rust is no Exception
         raise Quarantined("undecodable") from None
     if found.shape != (ds.Rows, ds.Columns):
         raise Quarantined("undecodable")
@@ -186,13 +217,18 @@ def rescale(values: Array, ds: Dataset) -> npt.NDArray[np.float64]:
             if ds.get("ModalityLUTSequence"):
                 modality = np.asarray(apply_modality_lut(values, ds), dtype=np.float64)
             else:
-                slope, intercept = (float(ds.get(f"Rescale{name}") or default) for name, default in (("Slope", 1), ("Intercept", 0)))
+                slope, intercept = (float(_given(ds, f"Rescale{name}", default)) for name, default in (("Slope", 1), ("Intercept", 0)))
                 modality = values * slope + intercept
     except Exception:
         raise Quarantined("bad-pixels") from None
     if not np.isfinite(modality).all() or np.abs(modality).max() > 1e12:
         raise Quarantined("bad-pixels")
     return modality
+
+
+def _given(ds: Dataset, keyword: str, default: Any) -> Any:
+    value = ds.get(keyword)
+    return default if value is None or value == "" else value
 
 
 def window(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], profile: PixelProfile) -> tuple[float, float]:

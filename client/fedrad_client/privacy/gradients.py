@@ -8,16 +8,16 @@ gradient image by image. Layers without a rule here take Opacus' rule, or its fu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from fedrad_common.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn import functional
 
-Gradients = dict[nn.Parameter, Tensor]
-_FEW_PIXELS = 400  # of an output map: below, one product of unfolded patches is faster than one convolution group an image
+from fedrad_common.errors import ConfigError
+
+Gradients = dict[Tensor, Tensor]  # by parameter, which is told by its identity
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Recording:
         if torch.is_grad_enabled():
             self.calls.append(Call(layer, inputs[0].detach(), output, output._version))
 
-    def per_patient(self, losses: Tensor, *, weights: Tensor, owner: Tensor, n_patients: int) -> Gradients:
+    def per_patient(self, losses: Tensor, *, weights: Tensor, owner: Tensor, views: int = 1) -> Gradients:
         """Gradients of each patient's weighted sum of losses.
 
         Args:
-            losses: (n,) of each image, still attached to the forward pass.
-            weights: (n,) of each image; those of one patient add up to 1.
-            owner: (n,) int64, ascending, which of the `n_patients` patients an image belongs to.
+            losses: (n × views,) of each image's views, which follow each other; still attached to the forward pass.
+            weights: (n × views,); those of one patient add up to 1.
+            owner: (n,) int64, ascending from 0 without gaps: which patient an image belongs to.
 
         Returns:
             for every parameter (n_patients, *its shape), float32.
@@ -56,12 +56,13 @@ class Recording:
             raise ConfigError("model: a layer's output is changed in place", hint="no in-place activation or addition: relu(x), x + y")
         outputs = [call.output for call in calls]
         backprops = torch.autograd.grad((losses * weights).sum(), outputs, allow_unused=True)
+        n_patients = int(owner[-1]) + 1
         summed: Gradients = {}
         with torch.no_grad():
             for call, backprop in zip(calls, backprops, strict=True):
                 if backprop is None:
                     continue
-                for parameter, each in _per_image(call.layer, call.input, backprop).items():
+                for parameter, each in _per_image(call.layer, call.input, backprop, views).items():
                     patient = _sum_by_owner(each, owner, n_patients)
                     summed[parameter] = summed[parameter] + patient if parameter in summed else patient
         return summed
@@ -89,77 +90,59 @@ def recording(module: nn.Module) -> Iterator[Recording]:
     finally:
         for handle in handles:
             handle.remove()
+        for layer in module.modules():
+            vars(layer).pop("ft_compute_sample_grad", None)  # functorch's, where Opacus had to take it
 
 
-def _per_image(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
-    rule = RULES.get(type(layer))
-    if rule is not None:
-        return rule(layer, activation, backprop)
-    from opacus.grad_sample import GradSampleModule
-    from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
+def _per_image(layer: nn.Module, activation: Tensor, backprop: Tensor, views: int) -> Gradients:
+    """Gradients of the layer's own weights, (n images, *shape), summed over each image's views."""
+    if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
+        return _convolution(layer, activation, backprop, views)
+    if type(layer) is nn.GroupNorm:
+        normalised = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
+        gradients: Gradients = {layer.weight: (normalised * backprop).flatten(2).sum(2), layer.bias: backprop.flatten(2).sum(2)}
+    elif type(layer) is nn.Linear and activation.dim() == 2:
+        gradients = {layer.weight: torch.bmm(backprop[:, :, None], activation[:, None, :])}
+        if layer.bias is not None:
+            gradients[layer.bias] = backprop
+    else:
+        gradients = _opacus_rule(layer, activation, backprop)
+    if views == 1:
+        return gradients
+    return {parameter: each.reshape(-1, views, *each.shape[1:]).sum(1) for parameter, each in gradients.items()}
 
-    sampler = GradSampleModule.GRAD_SAMPLERS.get(type(layer))
-    if sampler is None:
-        prepare_layer(layer)
-        sampler = ft_compute_per_sample_gradient
-    gradients: Gradients = sampler(layer, [activation], backprop)
-    return gradients
 
-
-def _convolution(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
-    assert isinstance(layer, nn.Conv2d)
-    n, pixels = len(activation), backprop.shape[2] * backprop.shape[3]
-    pointwise = layer.kernel_size == (1, 1) and layer.padding in ((0, 0), "valid")
-    plain = layer.groups == 1 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
-    if not plain:
-        return _opacus_rule(layer, activation, backprop)
-    if pointwise or pixels < _FEW_PIXELS:
-        rows, columns = layer.stride
-        patches = (
-            activation[:, :, ::rows, ::columns].flatten(2)
-            if pointwise
-            else functional.unfold(activation, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        )
-        weight = torch.bmm(backprop.flatten(2), patches.transpose(1, 2)).view(n, *layer.weight.shape)
-    else:  # the batch as groups: one convolution returns every image's own weight gradient
-        weight = torch.ops.aten.convolution_backward(
-            backprop.reshape(1, -1, *backprop.shape[2:]), activation.reshape(1, -1, *activation.shape[2:]),
-            layer.weight.repeat(n, 1, 1, 1), None, layer.stride, layer.padding, layer.dilation, False, [0, 0], n, [False, True, False],
-        )[1].view(n, *layer.weight.shape)  # fmt: skip
-    gradients: Gradients = {layer.weight: weight}
+def _convolution(layer: nn.Conv2d, activation: Tensor, backprop: Tensor, views: int) -> Gradients:
+    """The images as groups of one convolution over their views: its weight gradient is every image's own, at plain training's price."""
+    n = len(activation) // views
+    folded = (_fold(backprop, views), _fold(activation, views))
+    weight = torch.ops.aten.convolution_backward(
+        *folded, layer.weight.repeat(n, 1, 1, 1), None,
+        layer.stride, layer.padding, layer.dilation, False, [0, 0], n, [False, True, False],
+    )[1]  # fmt: skip
+    gradients: Gradients = {layer.weight: weight.reshape(n, *layer.weight.shape)}
     if layer.bias is not None:
-        gradients[layer.bias] = backprop.sum(dim=(2, 3))
+        gradients[layer.bias] = backprop.sum(dim=(2, 3)).reshape(n, views, -1).sum(1)
     return gradients
+
+
+def _fold(maps: Tensor, views: int) -> Tensor:
+    """(n × views, C, H, W) -> (views, n × C, H, W)."""
+    n, (channels, height, width) = len(maps) // views, maps.shape[1:]
+    return maps.reshape(n, views, channels, height, width).transpose(0, 1).reshape(views, n * channels, height, width)
 
 
 def _opacus_rule(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
     from opacus.grad_sample import GradSampleModule
+    from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
 
-    gradients: Gradients = GradSampleModule.GRAD_SAMPLERS[type(layer)](layer, [activation], backprop)
+    sampler = GradSampleModule.GRAD_SAMPLERS.get(type(layer))
+    if sampler is None or getattr(layer, "padding_mode", "zeros") != "zeros":  # Opacus 1.6 pads with zeros whatever the layer does
+        if not hasattr(layer, "ft_compute_sample_grad"):
+            prepare_layer(layer)
+        sampler = ft_compute_per_sample_gradient
+    gradients: Gradients = sampler(layer, [activation], backprop)
     return gradients
-
-
-def _linear(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
-    assert isinstance(layer, nn.Linear)
-    inner, outer = activation.flatten(1, -2) if activation.dim() > 2 else activation[:, None], backprop
-    outer = backprop.flatten(1, -2) if backprop.dim() > 2 else backprop[:, None]
-    gradients: Gradients = {layer.weight: torch.bmm(outer.transpose(1, 2), inner)}
-    if layer.bias is not None:
-        gradients[layer.bias] = outer.sum(dim=1)
-    return gradients
-
-
-def _group_norm(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
-    assert isinstance(layer, nn.GroupNorm)
-    normalised = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
-    return {layer.weight: (normalised * backprop).flatten(2).sum(2), layer.bias: backprop.flatten(2).sum(2)}
-
-
-RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Gradients]] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _linear,
-    nn.GroupNorm: _group_norm,
-}
 
 
 def _sum_by_owner(each: Tensor, owner: Tensor, n_patients: int) -> Tensor:

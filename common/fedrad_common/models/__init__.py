@@ -28,6 +28,7 @@ ENTRY_POINTS = "fedrad.models"
 # name -> "module:class"; loaded when built, so that listing names never imports torch
 MODELS: dict[str, str] = {
     "resnet": "fedrad_common.models.resnet:ResNet",
+    "scatter-resnet": "fedrad_common.models.scattering:ScatterResNet",
 }
 
 

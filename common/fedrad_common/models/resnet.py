@@ -31,7 +31,7 @@ class Block(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         active = functional.relu(self.norm1(maps))
-        residual = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        residual: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
         if self.shortcut is None:
             return maps + residual
         pooled = active if self.stride == 1 else functional.avg_pool2d(active, self.stride, ceil_mode=True)

@@ -20,4 +20,6 @@ def write_report(run: Path, out: Path, *, comparison: Path | None = None) -> Non
     Raises:
         MisuseError: `run` is no run. FormatError: a record is not what was signed. FedradError: the disk is full.
     """
-    write_atomic(out, page(read_input(run, comparison=comparison)).encode(), mode=0o644)
+    document = page(read_input(run, comparison=comparison))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, document.encode(), mode=0o644)

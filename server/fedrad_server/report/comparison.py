@@ -19,7 +19,7 @@ class Arm(Section):
     kind: Literal["local", "federated", "pooled"]
     private: bool
     site: str | None = None  # of a local arm
-    n: Annotated[int, Field(ge=0)]  # units it was trained on, as declared
+    n: Annotated[int, Field(ge=0)]  # cases that it was scored on
     auc: float | None = None
     auc_ci: Bounds | None = None  # 95 %
     brier: float | None = None

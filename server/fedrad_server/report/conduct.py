@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from fedrad_common.errors import REFUSAL_CODES
-from fedrad_common.records import Envelope
+from fedrad_common.records import Envelope, RoundManifest
 from fedrad_server.report import figures, words
 from fedrad_server.report.inputs import ReportInput
 from fedrad_server.report.markup import Content, Markup, element, figure, join, note, section, table
@@ -23,7 +23,7 @@ def privacy(values: ReportInput, lines: Sequence[SitePrivacy]) -> Part:
     body: list[Content] = [element("p", _unit_line(values, lines))]
     specs = {}
     if any(line.curve for line in lines):
-        specs["epsilon"] = figures.epsilon(lines)
+        specs["epsilon"] = figures.epsilon(lines, unit=values.unit)
         caption = "ε of the answers accepted so far, computed at the marked rounds; the lines between them guide the eye."
         body.append(figure("epsilon", caption, label="privacy spent by round at each site"))
     body.append(_privacy_table(lines))
@@ -45,16 +45,18 @@ def participation(values: ReportInput) -> Part:
     for site in values.sites:
         outcomes = [(m.round, "accepted" if site in m.updates else m.missing.get(site, "missing")) for m in played]
         rows.append(element("tr", element("th", site, scope="row"), *_runs(outcomes), element("td", _in_words(outcomes), class_="words")))
-    first, last = played[0].round, played[-1].round
-    span = element("th", f"rounds {first} – {last}" if last > first else f"round {first}", scope="col", colspan=str(len(played)))
-    head = element("thead", element("tr", element("th", "site", scope="col"), span, element("th", "in words", scope="col", class_="words")))
-    grid = element("div", element("table", head, element("tbody", *rows), class_="grid"), class_="scroll", tabindex="0")
+    head = element(
+        "thead", element("tr", element("th", "round", scope="col"), *_round_numbers(played), element("th", "in words", class_="words"))
+    )
+    columns = element("colgroup", element("col", class_="site"), *[element("col")] * len(played), element("col", class_="words"))
+    least = f"min-width: {24 + 1.9 * len(played):.1f}rem"
+    grid = element("table", columns, head, element("tbody", *rows), class_="grid", style=least)
     legend = note(
         "Each cell is one round, equal neighbours drawn as one. A refusal code is a site's own word: ",
         join([element("code", code) for code in REFUSAL_CODES], ", "),
         ". Late answers were refused; any other word is the coordinator's reason for not accepting an answer.",
     )
-    return Part(section("participation", "Who took part", grid, legend), {})
+    return Part(section("participation", "Who took part", element("div", grid, class_="scroll", tabindex="0"), legend), {})
 
 
 def departures(values: ReportInput) -> Part:
@@ -182,6 +184,11 @@ def _runs(outcomes: Sequence[tuple[int, str]]) -> list[Markup]:
             element("td", element("span", word, style=width), class_=f"cell {_colour(word)}", colspan=str(len(numbers)), title=title)
         )
     return cells
+
+
+def _round_numbers(played: Sequence[RoundManifest]) -> list[Markup]:
+    every = 1 if len(played) <= 30 else 5
+    return [element("th", m.round if m.round % every == 0 or m is played[0] else None, scope="col") for m in played]
 
 
 def _colour(word: str) -> str:

@@ -19,7 +19,7 @@ def element(tag: str, *content: Content, **attributes: str | None) -> Markup:
     """`element("p", "a < b", class_="note")`; a trailing underscore keeps clear of Python's keywords, inner ones become hyphens."""
     named = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None)
     opening = "".join(f' {name}="{html.escape(value, quote=True)}"' for name, value in named)
-    return Markup(f"<{tag}{opening}>{join(content).html}</{tag}>")
+    return Markup(f"<{tag}{opening}>" if tag == "col" else f"<{tag}{opening}>{join(content).html}</{tag}>")
 
 
 def join(content: Iterable[Content], separator: str = "") -> Markup:

@@ -1,7 +1,7 @@
 """What the accepted answers cost each site's patients: PRV for one patient, Rényi for several records of one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,14 @@ from fedrad_common.accounting import GaussianEvent, epsilon_prv, epsilon_rdp, fi
 from fedrad_common.records import Envelope
 from fedrad_server.report.inputs import ReportInput
 
-_MOST_PRV = 24  # evaluations over all sites; one takes a tenth of a second
+_MOST_PRV = 20  # evaluations over all sites; one takes a tenth of a second
 _MOST_POINTS = 10  # of one site's curve
+_LEAST_NOISE = 0.05  # below, a claim of privacy is no claim, and accounting would not end
+_MOST_STEPS = 10_000_000
 _ORDERS = (1.25, 1.5, 1.75, *np.arange(2, 12, 0.5).tolist(), *range(12, 65, 4))
+
+Accountant = Callable[[Sequence[GaussianEvent], float], float]
+METHODS: dict[str, Accountant] = {"PRV": epsilon_prv, "Rényi": epsilon_rdp}
 
 
 @dataclass(frozen=True)
@@ -35,29 +40,36 @@ def site_privacy(values: ReportInput) -> tuple[SitePrivacy, ...]:
     """One line for each site that answered at least once, in name order."""
     answered = [(site, values.envelopes_of(site, "train")) for site in values.sites]
     answered = [(site, envelopes) for site, envelopes in answered if envelopes]
-    kinds = {_kind(envelopes[0]) for _, envelopes in answered if not envelopes[0].privacy.marked}
+    kinds = {envelopes[0].privacy for _, envelopes in answered if _is_bounded(envelopes)}
     points = max(1, min(_MOST_POINTS, _MOST_PRV // max(1, len(kinds))))
-    epsilon = epsilon_prv if len(kinds) <= 4 * _MOST_PRV else epsilon_rdp
-    lines = []
-    for site, envelopes in answered:
-        privacy = envelopes[0].privacy
-        bounded = not any(envelope.privacy.marked or envelope.privacy.noise_multiplier == 0 for envelope in envelopes)
-        whole = epsilon([_event(envelopes[0], values.protocol.privacy.steps)], privacy.delta) if bounded else math.inf
-        lines.append(
-            SitePrivacy(
-                site=site,
-                declared_size=envelopes[0].declared_size,
-                noise_multiplier=privacy.noise_multiplier,
-                sampling_rate=privacy.sampling_rate,
-                delta=privacy.delta,
-                steps=sum(envelope.privacy.steps for envelope in envelopes),
-                curve=_curve(envelopes, points, epsilon) if bounded else (),
-                whole_run=whole,
-                method="PRV" if epsilon is epsilon_prv else "Rényi",
-                validation=_validation(values.envelopes_of(site, "evaluate"), len(values.labels)),
-            )
-        )
-    return tuple(lines)
+    method = "PRV" if len(kinds) <= 4 * _MOST_PRV else "Rényi"
+    return tuple(_line(values, site, envelopes, points=points, method=method) for site, envelopes in answered)
+
+
+def _line(values: ReportInput, site: str, envelopes: Sequence[Envelope], *, points: int, method: str) -> SitePrivacy:
+    privacy, bounded = envelopes[0].privacy, _is_bounded(envelopes)
+    epsilon = METHODS[method]
+    whole = [GaussianEvent(privacy.noise_multiplier, privacy.sampling_rate, values.protocol.privacy.steps)]
+    return SitePrivacy(
+        site=site,
+        declared_size=envelopes[0].declared_size,
+        noise_multiplier=privacy.noise_multiplier,
+        sampling_rate=privacy.sampling_rate,
+        delta=privacy.delta,
+        steps=sum(envelope.privacy.steps for envelope in envelopes),
+        curve=_curve(envelopes, points, epsilon) if bounded else (),
+        whole_run=epsilon(whole, privacy.delta) if bounded else math.inf,
+        method=method,
+        validation=_validation(values.envelopes_of(site, "evaluate"), len(values.labels)),
+    )
+
+
+def _is_bounded(envelopes: Sequence[Envelope]) -> bool:
+    """Whether a number can be given: constants of the run, as they should be, and within what accounting is made for."""
+    first = envelopes[0].privacy
+    constant = all(envelope.privacy == first for envelope in envelopes)
+    sane = first.noise_multiplier >= _LEAST_NOISE and first.delta > 0 and first.steps <= _MOST_STEPS
+    return constant and sane and not first.marked
 
 
 def group_epsilon(event: GaussianEvent, delta: float, records: int) -> float:
@@ -92,25 +104,20 @@ def worst_event(values: ReportInput, lines: Sequence[SitePrivacy]) -> tuple[Gaus
     return GaussianEvent(worst.noise_multiplier, worst.sampling_rate, values.protocol.privacy.steps), worst.delta
 
 
-def _curve(envelopes: Sequence[Envelope], points: int, epsilon: object) -> tuple[tuple[int, float], ...]:
-    assert callable(epsilon)
-    chosen = sorted({round(position) for position in np.linspace(0, len(envelopes) - 1, points + 1)[1:]} | {len(envelopes) - 1})
-    steps = np.cumsum([envelope.privacy.steps for envelope in envelopes])
-    delta = envelopes[0].privacy.delta
-    return tuple((envelopes[i].round, epsilon([_event(envelopes[0], int(steps[i]))], delta)) for i in chosen)
+def _curve(envelopes: Sequence[Envelope], points: int, epsilon: Accountant) -> tuple[tuple[int, float], ...]:
+    """At `points` of the answered rounds, evenly spread, the last one among them."""
+    privacy, steps = envelopes[0].privacy, np.cumsum([envelope.privacy.steps for envelope in envelopes])
+    chosen = sorted({round(position) for position in np.linspace(0, len(envelopes) - 1, points + 1)[1:]})
+    events = {i: GaussianEvent(privacy.noise_multiplier, privacy.sampling_rate, int(steps[i])) for i in chosen}
+    return tuple((envelopes[i].round, epsilon([event], privacy.delta)) for i, event in events.items())
 
 
 def _validation(envelopes: Sequence[Envelope], n_labels: int) -> float | None:
     if not envelopes:
         return None
+    stated = [envelope.privacy for envelope in envelopes]
+    if any(privacy.marked or privacy.noise_multiplier < _LEAST_NOISE or privacy.delta <= 0 for privacy in stated):
+        return math.inf
     # One patient moves one cell of each label: L2 sensitivity sqrt(n_labels); the envelope names the cell's standard deviation.
-    events = [GaussianEvent(envelope.privacy.noise_multiplier / math.sqrt(n_labels), 1.0, 1) for envelope in envelopes]
-    return epsilon_prv(events, envelopes[0].privacy.delta)
-
-
-def _event(envelope: Envelope, steps: int) -> GaussianEvent:
-    return GaussianEvent(envelope.privacy.noise_multiplier, envelope.privacy.sampling_rate, steps)
-
-
-def _kind(envelope: Envelope) -> tuple[float, float, float]:
-    return envelope.privacy.noise_multiplier, envelope.privacy.sampling_rate, envelope.privacy.delta
+    events = [GaussianEvent(privacy.noise_multiplier / math.sqrt(n_labels), 1.0, 1) for privacy in stated]
+    return epsilon_prv(events, max(privacy.delta for privacy in stated))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fedrad_common import metrics
 from fedrad_server.report import figures, words
 from fedrad_server.report.comparison import Arm
+from fedrad_server.report.curves import Curve, arm_curves, release_curves, reliability, roc
 from fedrad_server.report.figures import Spec
 from fedrad_server.report.inputs import Release, ReportInput
 from fedrad_server.report.markup import Markup, element, figure, join, note, section, table
@@ -31,12 +32,12 @@ def summary(values: ReportInput, lines: Sequence[SitePrivacy]) -> Part:
 def comparison(values: ReportInput) -> Part:
     if values.comparison is None:
         return Part(Markup(""), {})
-    chosen = sorted(values.comparison.arms, key=lambda arm: (_ORDER[arm.kind], not arm.private, arm.name))
+    chosen = _ordered(values.comparison.arms)
     unit = values.comparison.unit
     rows = [
         (
             arm.name,
-            {"local": "one hospital alone", "federated": "federated", "pooled": "pooled in one place"}[arm.kind],
+            {"local": "alone", "federated": "federated", "pooled": "pooled"}[arm.kind],
             "yes" if arm.private else "no",
             f"{arm.n:,}",
             words.with_interval(arm.auc, arm.auc_ci),
@@ -47,7 +48,7 @@ def comparison(values: ReportInput) -> Part:
         )
         for arm in chosen
     ]
-    head = ("model", "trained", "private", f"{unit}s", "AUC (95 % interval)", "Brier", f"ε per {unit}", "steps", "bytes out")
+    head = ("model", "trained", "private", "cases scored", "AUC (95 % interval)", "Brier", f"ε per {unit}", "steps", "bytes out")
     explained = (
         "All arms are scored on the same held-out cases. Pooling needs every image in one place and exists in simulations only. "
         "Where two intervals overlap, this table alone does not show a difference."
@@ -65,7 +66,10 @@ def convergence(values: ReportInput) -> Part:
     specs = {}
     for index, label in enumerate(values.labels[:_MOST_LABELS]):
         specs[f"convergence-{index}"] = figures.convergence(values, index)
-        caption = f"{label}: AUC on each hospital's own validation patients after the evaluated rounds; bars are 95 % intervals."
+        caption = (
+            f"{label}: AUC on each hospital's own validation patients after the evaluated rounds; bars are 95 % intervals. "
+            "No dot where too few patients stand behind it."
+        )
         body.append(figure(f"convergence-{index}", caption, label=f"AUC by round for {label}"))
     if len(values.labels) > _MOST_LABELS:
         body.append(note(f"{len(values.labels) - _MOST_LABELS} more labels are in the table only."))
@@ -78,32 +82,29 @@ def curves(values: ReportInput) -> Part:
     body: list[Markup] = []
     with_curves = [arm for arm in values.comparison.arms if arm.roc] if values.comparison else []
     if with_curves:
-        body += _curve_pair(drawn, "arms", _ordered(with_curves), unit=values.unit)
+        body.append(_pair(drawn, "arms", arm_curves(_ordered(with_curves)), unit=values.unit))
     elif values.releases:
         for index, label in enumerate(values.labels[:_MOST_LABELS]):
-            rocs, points = figures.release_curves(values, index)
-            if rocs:
+            chosen = release_curves(values, index)
+            if chosen:
                 body += [element("h3", label)] if len(values.labels) > 1 else []
-                body += _pair(drawn, f"release-{index}", figures.roc(rocs), figures.reliability(points, unit=values.unit))
+                body.append(_pair(drawn, f"release-{index}", chosen, unit=values.unit))
     if not body:
         return Part(Markup(""), {})
-    explained = (
-        "Left: how many of the ill are found at which price in false alarms. Right: of the cases with a given score, how many are ill; "
-        "on the dotted line scores can be read as probabilities. Noised curves are made to rise; a point stands for several bins."
+    drawn_as = (
+        "A broken line was trained without privacy." if with_curves else "Noised curves are made to rise; a point stands for several bins."
     )
-    return Part(section("curves", "ROC and reliability", *body, note(explained)), drawn)
+    return Part(section("curves", "ROC and reliability", *body, note(drawn_as)), drawn)
 
 
-def _curve_pair(drawn: dict[str, Spec], name: str, chosen: Sequence[Arm], *, unit: str) -> list[Markup]:
-    rocs, points = figures.arm_curves(chosen)
-    return _pair(drawn, name, figures.roc(rocs), figures.reliability(points, unit=unit))
-
-
-def _pair(drawn: dict[str, Spec], name: str, roc: Spec, reliability: Spec) -> list[Markup]:
-    drawn |= {f"roc-{name}": roc, f"reliability-{name}": reliability}
-    left = figure(f"roc-{name}", "Receiver operating characteristic.", label="ROC curves")
-    right = figure(f"reliability-{name}", "Reliability; a larger dot stands for more cases.", label="reliability curves")
-    return [element("div", left, right, class_="pair")]
+def _pair(drawn: dict[str, Spec], name: str, chosen: Sequence[Curve], *, unit: str) -> Markup:
+    drawn |= {f"roc-{name}": roc(chosen), f"reliability-{name}": reliability(chosen, unit=unit)}
+    left = figure(f"roc-{name}", "ROC: how many of the ill are found, at which price in false alarms.", label="ROC curves")
+    read_as = (
+        "Reliability: of cases with a given score, how many are ill. On the dotted line a score is a probability. Larger dots, more cases."
+    )
+    right = figure(f"reliability-{name}", read_as, label="reliability curves")
+    return element("div", left, right, class_="pair")
 
 
 def _ordered(chosen: Sequence[Arm]) -> list[Arm]:
@@ -125,7 +126,7 @@ def _estimates(release: Release, index: int) -> tuple[str, str, str, str]:
     cells, noise = release.counts[index], release.noise
     kind = f"noised, σ = {noise:.1f} a cell" if noise else "exact, marked"
     if not metrics.enough(cells, noise=noise):
-        return "too few", "too few", "too few to tell from noise" if noise else "too few", kind
+        return "too few to tell from noise" if noise else "too few", words.DASH, words.DASH, kind
     area = words.with_interval(metrics.auc(cells, noise=noise), metrics.auc_interval(cells, noise=noise))
     loss = words.with_interval(metrics.brier(cells, noise=noise), metrics.brier_interval(cells, noise=noise))
     negative, positive = metrics.totals(cells)
@@ -144,7 +145,9 @@ def _what_was_trained(values: ReportInput) -> str:
     labels = words.listed([f"“{label}”" for label in values.labels[:4]]) + (" and others" if len(values.labels) > 4 else "")
     asked = values.protocol.privacy.rounds
     hospitals = "hospital" if len(values.sites) == 1 else "hospitals"
-    return f"{len(values.sites)} {hospitals} trained one model for {labels} together, {values.rounds_played} of {asked} rounds."
+    return (
+        f"{words.opening(len(values.sites))} {hospitals} trained one model for {labels} together, {values.rounds_played} of {asked} rounds."
+    )
 
 
 def _what_it_reached(values: ReportInput) -> str:
@@ -206,9 +209,11 @@ def _tile(name: str, value: str, bounds: str, explained: str) -> Markup:
 
 
 def _headline_arm(values: ReportInput) -> Arm | None:
+    """The federated arm that this run is: with or without privacy as its protocol says, at its epsilon."""
+    asked = values.protocol.privacy.epsilon
     federated = [arm for arm in values.comparison.arms if arm.kind == "federated"] if values.comparison else []
-    wanted = values.protocol.privacy.unit != "none"
-    return next((arm for arm in federated if arm.private == wanted), federated[0] if federated else None)
+    alike = [arm for arm in federated if arm.private == (asked is not None)] or federated
+    return min(alike, key=lambda arm: abs((arm.epsilon or 0.0) - (asked or 0.0)), default=None)
 
 
 def _headline_release(values: ReportInput) -> tuple[str, float, tuple[float, float]] | None:

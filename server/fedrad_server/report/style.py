@@ -52,28 +52,32 @@ figcaption { margin-top: .3rem; max-width: 46rem; }
 .scroll { margin: 1.1rem 0; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; overflow-wrap: normal; }
 caption { padding-bottom: .5rem; text-align: left; }
-th, td { padding: .45rem .7rem .45rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; font-weight: 400; }
+th, td { padding: .45rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; font-weight: 400; }
 thead th { color: var(--ink-2); font-size: .8rem; vertical-align: bottom; }
 tbody th { font-weight: 500; }
-.number { padding-left: .7rem; padding-right: 0; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th + th, th + td, td + td { padding-left: 1.1rem; }
+.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td code { overflow-wrap: anywhere; }
 #protocol td, #records td { overflow-wrap: anywhere; }
-.grid { border-collapse: separate; border-spacing: 2px; }
-.grid th { padding-right: 1rem; border: 0; white-space: nowrap; }
-.grid td { border: 0; }
-.cell { padding: .3rem .15rem; border-radius: 3px; text-align: center; }
-.cell span { display: block; font-size: .76rem; line-height: 1.5; }
+.grid { border-collapse: separate; border-spacing: 2px; table-layout: fixed; }
+.grid th, .grid td { padding: .3rem .1rem; border: 0; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; vertical-align: middle; }
+.grid col.site { width: 7.5rem; } .grid col.words { width: 12.5rem; }
+.grid thead th { font-size: .74rem; text-align: center; } .grid thead th:first-child, .grid thead .words { text-align: left; }
+.grid .cell { border-radius: 3px; text-align: center; font-size: .71rem; }
 .accepted { background: var(--accepted); } .late { background: var(--late); } .refused { background: var(--refused); }
 .rejected { background: var(--rejected); } .missing { background: var(--missing); }
-.grid .words { min-width: 11rem; padding-left: .8rem; color: var(--ink-2); font-size: .84rem; }
+.grid .words { padding-left: .8rem; color: var(--ink-2); font-size: .82rem; white-space: normal; }
 details { margin-top: 1.2rem; }
 summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--ink-2); font-size: .85rem; }
-@media (max-width: 40rem) { body { padding: 1.5rem 1rem 3rem; } section { margin-top: 2.5rem; } }
+@media (max-width: 40rem) { body { padding: 1.5rem 1rem 3rem; } section { margin-top: 2.5rem; } tbody th { white-space: nowrap; } }
 @media print {
+  :root { --paper: #fff; } .tiles { grid-template-columns: repeat(4, 1fr); }
   body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; } .scroll { overflow: visible; }
   table { font-size: 8pt; } .tile { border: 1px solid var(--line); } h2 { break-after: avoid; }
   figure, .tile, tr, .pair { break-inside: avoid; } .number { white-space: normal; }
+  .pair { grid-template-columns: 1fr 1fr; gap: 0 1rem; } .pair .plot { min-height: 0; }
   .cell, .tile { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
@@ -94,8 +98,10 @@ function resolve(value, style) {
 }
 function draw() {
   const style = getComputedStyle(document.documentElement);
+  const paper = 'paper' in document.documentElement.dataset;
   for (const place of places) {
     const spec = resolve(specs[place.dataset.figure], style);
+    if (paper) spec.layout.width = place.closest('.pair') ? 325 : 680;
     Plotly.react(place, spec.data, spec.layout, config);
   }
 }

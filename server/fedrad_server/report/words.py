@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 
 DASH = "–"
+_TO = "\u00a0to\u00a0"  # an interval is never broken over two lines
+_SMALL = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -11,13 +13,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
-    return DASH if bounds is None else f"{bounds[0]:.3f} – {bounds[1]:.3f}"
+    return DASH if bounds is None else f"{bounds[0]:.3f}{_TO}{bounds[1]:.3f}"
 
 
 def with_interval(value: float | None, bounds: tuple[float, float] | None) -> str:
     if value is None:
         return DASH
-    return f"{value:.3f}" if bounds is None else f"{value:.3f}  ({bounds[0]:.3f} – {bounds[1]:.3f})"
+    return f"{value:.3f}" if bounds is None else f"{value:.3f} ({interval(bounds)})"
 
 
 def epsilon(value: float | None) -> str:
@@ -59,3 +61,8 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([value, value])
     return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)
+
+
+def opening(n: int) -> str:
+    """A number as a sentence begins with it."""
+    return _SMALL[n] if n < len(_SMALL) else f"{n:,}"

@@ -1,0 +1,274 @@
+"""A site's one order of operations, and what each of its steps protects."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedrad_client.answer import answer
+from fedrad_client.approval import approve
+from fedrad_client.site import Home, Site
+from fedrad_common.chain import read
+from fedrad_common.errors import FedradError
+from fedrad_common.identity import SigningKey
+from fedrad_common.packing import Vector, vector_hash
+from fedrad_common.protocol import parse_protocol
+from fedrad_common.records import Answer, Envelope, Order, Signed, sign
+
+MODEL: Vector = np.arange(16, dtype=np.float32)
+
+
+def work(job, model: Vector) -> Vector:
+    """Noise that depends on the reservation, as real work's does."""
+    size = model.size if job.kind == "train" else 64
+    return np.random.default_rng(list(job.secret)).normal(size=size).astype(np.float32)
+
+
+def never(job, model: Vector) -> Vector:
+    raise AssertionError("work ran")
+
+
+def explode(job, model: Vector) -> Vector:
+    raise FedradError("training failed")
+
+
+class Asked:
+    """A coordinator's hand: signs orders for one site."""
+
+    def __init__(self, home: Home, key: SigningKey, protocol: bytes) -> None:
+        self.site, self.key = Site(home), key
+        approve(self.site, protocol, declared_size=60)
+        self.protocol = parse_protocol(protocol)
+
+    def order(self, **changed: object) -> Order:
+        values = {"run": "run-00000001", "epoch": 1, "round": 1, "kind": "train", "protocol": self.protocol.hash}
+        return Order(**{**values, "model": vector_hash(MODEL), "length": MODEL.size, **changed})
+
+    def ask(self, *, by: Callable[..., Vector] = work, key: SigningKey | None = None, **changed: object) -> Answer:
+        return answer(self.site, sign(self.order(**changed), key or self.key), MODEL, work=by)
+
+    def reopen(self) -> "Asked":
+        """As after kill -9: nothing of the process is left but its files."""
+        home = self.site.home
+        self.site.close()
+        self.site = Site(home)
+        return self
+
+    @property
+    def spent(self) -> float:
+        return self.site.ledger.account.training
+
+    @property
+    def last(self) -> dict:
+        return self.site.audit.entries[-1].body
+
+
+@pytest.fixture
+def north(make_site, coordinator, protocol_bytes):
+    asked = Asked(make_site(), coordinator, protocol_bytes)
+    yield asked
+    asked.site.close()
+
+
+def test_an_answer_is_signed_by_the_site_and_names_what_it_holds(north: Asked) -> None:
+    given = north.ask()
+
+    assert given.envelope is not None
+    assert given.vector is not None
+    envelope = given.envelope.open(Envelope, north.site.key.public, what="envelope")
+    assert (envelope.site, envelope.round, envelope.sequence, envelope.declared_size) == ("north", 1, 1, 60)
+    assert envelope.payload == vector_hash(given.vector)
+    assert envelope.ledger == north.site.ledger.chain.head
+
+
+def test_the_whole_run_is_reserved_at_its_first_round(north: Asked) -> None:
+    north.ask()
+    after_one = north.spent
+    north.ask(round=2)
+
+    assert after_one > 0
+    assert north.spent == after_one
+
+
+def test_the_same_question_gets_the_same_bytes_for_free(north: Asked) -> None:
+    first = north.ask()
+    spent = north.spent
+    second = north.reopen().ask(epoch=2, by=never)
+
+    assert second.vector is not None
+    assert second.vector.tobytes() == first.vector.tobytes()
+    assert second.envelope == first.envelope
+    assert north.spent == spent
+    assert north.site.audit.entries[-1].type == "resend"
+
+
+def test_a_crash_during_work_still_costs_budget_and_the_next_try_is_charged_anew(north: Asked) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        north.ask(by=lambda job, model: (_ for _ in ()).throw(KeyboardInterrupt()))
+    north.reopen()
+    after_crash = north.spent
+    north.ask()
+
+    assert after_crash > 0
+    assert north.spent == pytest.approx(after_crash * (1 + 1 / 3))  # one round of three, on top of the whole run
+
+
+def test_a_second_reservation_has_other_noise(north: Asked) -> None:
+    seen = []
+
+    def killed(job, model: Vector) -> Vector:
+        seen.append(job.secret)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            north.ask(by=killed)
+
+    assert len(set(seen)) == 2
+
+
+def test_another_model_for_an_answered_round_is_refused(north: Asked) -> None:
+    north.ask()
+    spent, other = north.spent, MODEL + 1
+
+    given = answer(north.site, sign(north.order(model=vector_hash(other)), north.key), other, work=never)
+    assert given == Answer(refusal="policy")
+    assert north.last["reason"] == "answered"
+    assert north.spent == spent
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"protocol": "0" * 64}, "not-approved"),
+        ({"round": 4}, "no-such-round"),
+        ({"kind": "evaluate", "round": 2}, "no-such-round"),
+        ({"model": "0" * 64}, "other-model"),
+        ({"length": 15}, "other-model"),
+    ],
+)
+def test_what_nobody_approved_is_refused_before_anything_is_spent(north: Asked, changed: dict, reason: str) -> None:
+    assert north.ask(by=never, **changed) == Answer(refusal="policy")
+    assert north.last["reason"] == reason
+    assert north.spent == 0
+
+
+def test_a_foreign_signature_is_refused(north: Asked) -> None:
+    assert north.ask(by=never, key=SigningKey.generate()) == Answer(refusal="policy")
+    assert north.last["reason"] == "not-signed"
+
+
+def test_an_edited_order_is_refused(north: Asked) -> None:
+    signed = sign(north.order(), north.key)
+    edited = Signed(body=signed.body.replace('"round":1', '"round":2'), signature=signed.signature)
+
+    assert answer(north.site, edited, MODEL, work=never) == Answer(refusal="policy")
+
+
+def test_an_older_epoch_is_refused_even_after_a_restart(north: Asked) -> None:
+    north.ask(epoch=2)
+
+    assert north.reopen().ask(epoch=1, round=2, by=never) == Answer(refusal="policy")
+    assert north.last["reason"] == "stale-epoch"
+
+
+def test_a_paused_site_says_so_and_spends_nothing(north: Asked) -> None:
+    (north.site.home.path / "paused").write_bytes(b"")
+
+    assert north.ask(by=never) == Answer(refusal="paused")
+    assert north.spent == 0
+
+
+def test_past_the_ceiling_the_answer_is_budget(north: Asked) -> None:
+    north.ask()
+    answers = [north.ask(run=f"run-{number:08}", by=work) for number in range(2, 40)]
+
+    assert answers[-1] == Answer(refusal="budget")
+    assert north.spent <= north.site.ledger.opening.budget
+
+
+def test_failed_work_leaves_as_a_code_without_its_text(north: Asked) -> None:
+    assert north.ask(by=explode) == Answer(refusal="internal")
+    assert "training failed" not in (north.site.home.path / "audit.chain").read_text()
+
+
+def test_a_result_that_is_not_finite_never_leaves(north: Asked) -> None:
+    assert north.ask(by=lambda job, model: np.full(model.size, np.nan, np.float32)) == Answer(refusal="internal")
+
+
+def test_a_damaged_outbox_sends_nothing(north: Asked) -> None:
+    north.ask()
+    (sealed,) = (north.site.home.path / "outbox").glob("*.answer")
+    content = bytearray(sealed.read_bytes())
+    content[-1] ^= 1
+    sealed.write_bytes(content)
+
+    assert north.ask(by=never) == Answer(refusal="version")
+
+
+def test_the_audit_log_shows_every_byte_that_left(north: Asked) -> None:
+    given = north.ask()
+    released = [entry.body for entry in read(north.site.home.path / "audit.chain", "audit") if entry.type == "release"]
+
+    assert [(body["payload"], body["bytes"]) for body in released] == [(vector_hash(given.vector), given.vector.nbytes)]
+
+
+def test_evaluation_is_charged_on_the_validation_line_only(north: Asked) -> None:
+    given = north.ask(kind="evaluate")
+
+    account = north.site.ledger.account
+    assert given.vector is not None
+    assert account.validation > 0
+    envelope = given.envelope.peek(Envelope, what="envelope")
+    assert envelope.privacy.noise_multiplier > 0
+    assert not envelope.privacy.marked
+
+
+def test_a_full_disk_is_answered_with_disk_and_nothing_is_released(north: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fedrad_client.outbox
+    from fedrad_common.files import disk_full
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise disk_full(path)
+
+    monkeypatch.setattr(fedrad_client.outbox, "write_atomic", full)
+
+    assert north.ask() == Answer(refusal="disk")
+    assert not [entry for entry in north.site.audit.entries if entry.type == "release"]
+
+
+def test_nothing_that_leaves_depends_on_the_true_count(make_site, coordinator, protocol_bytes, write_cohort) -> None:
+    """Two sites that differ by one patient and declare the same size send the same fields (privacy.md, rule 2)."""
+    envelopes = []
+    for name, n_patients in (("north", 60), ("south", 61)):
+        home = make_site(name)
+        write_cohort(home.cohort, n_patients=n_patients)
+        asked = Asked(home, coordinator, protocol_bytes)
+        envelope = asked.ask().envelope.peek(Envelope, what="envelope")
+        envelopes.append(envelope.model_dump(exclude={"site", "payload", "ledger"}))
+        asked.site.close()
+
+    assert envelopes[0] == envelopes[1]
+
+
+def test_a_run_is_pinned_to_the_generation_of_its_first_order(north: Asked, write_cohort) -> None:
+    seen = []
+
+    def note(job, model: Vector) -> Vector:
+        seen.append(job.generation)
+        return work(job, model)
+
+    north.ask(by=note)
+    write_cohort(north.site.home.cohort, n_patients=70)
+    north.ask(by=note, round=2)
+    north.ask(by=note, run="run-00000002")
+
+    assert seen == [1, 1, 2]
+
+
+def test_envelopes_carry_no_parameter_that_the_coordinator_sent(north: Asked) -> None:
+    """q, sigma and delta come from the plan; an order has no field for them at all."""
+    assert not {"noise_multiplier", "sampling_rate", "epsilon", "delta", "clip_norm", "seed"} & set(Order.model_fields)
+    assert replace(north.ask()).refusal is None

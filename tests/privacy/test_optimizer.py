@@ -1,0 +1,146 @@
+"""What is released of a step: clipped rows, summed, noised once, on a grid, over a constant."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedrad_client.privacy.noise import AesNoise
+from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
+
+SIZES = ((40, 30), (25,))
+BATCH = 5.0
+
+
+class Weights(nn.Module):
+    def __init__(self, sizes: tuple[tuple[int, ...], ...] = SIZES) -> None:
+        super().__init__()
+        self.all = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in sizes])
+
+
+def optimizer_of(module: Weights, *, sigma: float = 0.0, clip: float = 1.0, seed: int = 0) -> PatientOptimizer:
+    plain = torch.optim.SGD(module.parameters(), lr=1.0)
+    return PatientOptimizer(plain, noise=AesNoise.seeded(seed), noise_multiplier=sigma, clip_norm=clip, expected_batch=BATCH)
+
+
+def rows_of(module: Weights, n: int, *, scale: float = 1.0) -> dict[Tensor, Tensor]:
+    return {parameter: torch.randn(n, *parameter.shape) * scale for parameter in module.parameters()}
+
+
+def released(optimizer: PatientOptimizer) -> list[Tensor]:
+    optimizer.pre_step()
+    grads = [parameter.grad for parameter in optimizer.params]
+    optimizer.zero_grad(set_to_none=True)
+    return grads
+
+
+def norm(parts: list[Tensor]) -> float:
+    return float(torch.sqrt(sum(part.double().square().sum() for part in parts)))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e-3, 1.0, 1e6, 1e15, 1e25, 1e36])
+@pytest.mark.parametrize("clip", [0.1, 7.0])
+def test_no_patient_adds_more_than_the_bound(scale: float, clip: float) -> None:
+    module = Weights()
+    optimizer = optimizer_of(module, clip=clip)
+    optimizer.accumulate(rows_of(module, 1, scale=scale))
+
+    assert norm(released(optimizer)) * BATCH <= clip
+
+
+def test_the_bound_leaves_room_for_rounding_in_a_large_network() -> None:
+    optimizer = optimizer_of(Weights(((1000, 1000),)))
+
+    assert optimizer.bound + 1000 * GRID < 1
+
+
+def test_a_gradient_within_the_bound_is_added_as_it_is() -> None:
+    module = Weights()
+    optimizer = optimizer_of(module, clip=1e3)
+    rows = rows_of(module, 4)
+    optimizer.accumulate(rows)
+
+    for parameter, each in zip(module.parameters(), released(optimizer), strict=True):
+        torch.testing.assert_close(each, rows[parameter].sum(0) / BATCH, rtol=1e-6, atol=1e3 * GRID)
+
+
+def test_the_sum_is_clipped_patient_by_patient_and_not_as_a_whole() -> None:
+    module = Weights()
+    optimizer = optimizer_of(module)
+    row = {parameter: torch.ones(1, *parameter.shape) for parameter in module.parameters()}
+    for _ in range(3):
+        optimizer.accumulate(row)
+
+    assert norm(released(optimizer)) * BATCH == pytest.approx(3, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_patient_that_is_not_finite_adds_nothing(bad: float) -> None:
+    module = Weights()
+    rows = rows_of(module, 3)
+    spoilt = {parameter: each.clone() for parameter, each in rows.items()}
+    next(iter(spoilt.values()))[1, 0, 0] = bad
+    without = {parameter: each[[0, 2]] for parameter, each in rows.items()}
+
+    first, second = optimizer_of(module), optimizer_of(module)
+    first.accumulate(spoilt)
+    one = released(first)
+    second.accumulate(without)
+
+    for each, expected in zip(one, released(second), strict=True):
+        assert torch.equal(each, expected)
+
+
+def test_every_parameter_gets_its_own_noise_of_the_right_size() -> None:
+    module = Weights(((300, 300), (90_000,)))
+    optimizer = optimizer_of(module, sigma=2.0, clip=0.5)
+    first, second = (each.flatten().double() * BATCH for each in released(optimizer))
+
+    for each in (first, second):
+        assert float(each.std()) == pytest.approx(1.0, rel=5 / (2 * 90_000) ** 0.5)
+        assert abs(float(each.mean())) < 5 / 300
+    assert abs(float((first * second).mean())) < 5 / 300
+
+
+def test_an_empty_batch_is_released_as_noise_of_the_same_size_over_the_same_constant() -> None:
+    module = Weights()
+    empty, full = optimizer_of(module, sigma=1e4), optimizer_of(module, sigma=1e4)
+    noise = released(empty)
+    full.accumulate(rows_of(module, 50))
+
+    assert norm(noise) > 0
+    for each, expected in zip(released(full), noise, strict=True):
+        torch.testing.assert_close(each, expected, rtol=0, atol=50 / BATCH)
+
+
+def test_noise_is_added_once_however_many_micro_batches_there_are() -> None:
+    module = Weights()
+    rows = rows_of(module, 6)
+    whole, parts = optimizer_of(module, sigma=1.0), optimizer_of(module, sigma=1.0)
+    whole.accumulate(rows)
+    one = released(whole)
+    for start in range(6):
+        parts.accumulate({parameter: each[start : start + 1] for parameter, each in rows.items()})
+
+    for each, expected in zip(released(parts), one, strict=True):
+        torch.testing.assert_close(each, expected, rtol=0, atol=1e-6)
+
+
+def test_each_step_has_new_noise_and_forgets_the_last_sum() -> None:
+    module = Weights()
+    optimizer = optimizer_of(module, sigma=1.0)
+    optimizer.accumulate(rows_of(module, 3))
+
+    assert not any(torch.equal(one, two) for one, two in zip(released(optimizer), released(optimizer), strict=True))
+    optimizer.noise_multiplier = 0.0
+    assert norm(released(optimizer)) == 0
+
+
+def test_the_release_lies_on_the_grid_before_the_division() -> None:
+    module = Weights()
+    optimizer = optimizer_of(module, sigma=0.01, clip=0.25)
+    optimizer.accumulate(rows_of(module, 2))
+    optimizer.add_noise()
+
+    for parameter in module.parameters():
+        steps = parameter.grad.double() / (0.25 * GRID)
+        assert torch.equal(steps, torch.round(steps))
