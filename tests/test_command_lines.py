@@ -38,7 +38,9 @@ def test_site_status_and_ledger_load_nothing_heavy(site_home: Path) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_unknown_command_is_misuse_with_a_hint(program: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", f"from {PROGRAMS[program]} import main; main()", "frobnicate"], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", f"from {PROGRAMS[program]} import main; main()", "frobnicate"], capture_output=True, text=True
+    )
 
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"{program}: error: ")

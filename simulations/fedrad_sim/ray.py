@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -29,6 +30,7 @@ from fedrad_sim.entropy import seeded_entropy
 
 PARTITION = "partition-id"  # Flower's word for which of the simulated nodes a worker is at the moment
 _CPUS = 2
+_START = 180.0  # seconds until Ray's workers have loaded everything
 _STRETCH = 100  # a slow machine must make no simulated hospital late: its deadlines are that much longer
 
 
@@ -37,9 +39,10 @@ class NamedGrid:
 
     def __init__(self, grid: Grid, names: list[str]) -> None:
         self._grid = grid
-        numbers = sorted(grid.get_node_ids())
-        questions = [Message(RecordDict(), dst_node_id=number, message_type="query") for number in numbers]
-        replies = grid.send_and_receive(questions)
+        questions = [Message(RecordDict(), dst_node_id=number, message_type="query") for number in _present(grid, len(names))]
+        replies = list(grid.send_and_receive(questions, timeout=_START))
+        if len(replies) < len(names) or any(reply.has_error() for reply in replies):
+            raise FedradError("engine ray: its workers did not start", hint="use --engine local")
         self._nodes = [
             NodeInfo(node_id=reply.metadata.src_node_id, name=names[int(reply.content[PARTITION][PARTITION])]) for reply in replies
         ]
@@ -52,6 +55,16 @@ class NamedGrid:
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return self._grid.pull_messages(message_ids)  # type: ignore[no-any-return]
+
+
+def _present(grid: Grid, wanted: int) -> list[int]:
+    """The numbers of all nodes: the engine registers them while the server's side runs already."""
+    deadline = time.monotonic() + _START
+    while len(numbers := sorted(grid.get_node_ids())) < wanted:
+        if time.monotonic() > deadline:
+            raise FedradError("engine ray: its nodes did not come", hint="use --engine local")
+        time.sleep(0.05)
+    return numbers
 
 
 def client_app(homes: dict[str, Path], seed: int) -> ClientApp:
@@ -87,7 +100,7 @@ def play_ray(run: Run, homes: dict[str, Path], *, seed: int, progress: Progress 
 
     server.main()(main)
     absolute = {name: home.absolute() for name, home in homes.items()}
-    with _quiet(), _short_folder() as folder:
+    with _quiet(), _short_folder() as folder, _flower_home(folder):
         run_simulation(server_app=server, client_app=client_app(absolute, seed), num_supernodes=len(homes), backend_config=_backend(folder))
     if not outcomes:
         raise FedradError("engine ray: ended before the run did", hint="use --engine local, or run the same command again to go on")
@@ -119,11 +132,24 @@ def _short_folder() -> Any:
 
 
 @contextlib.contextmanager
+def _flower_home(folder: Path) -> Any:
+    """Flower writes a number of this machine into its home, even with telemetry off: not into the user's."""
+    former = os.environ.get("FLWR_HOME")
+    os.environ["FLWR_HOME"] = str(folder / "flwr")
+    try:
+        yield
+    finally:
+        del os.environ["FLWR_HOME"]
+        if former is not None:
+            os.environ["FLWR_HOME"] = former
+
+
+@contextlib.contextmanager
 def _quiet() -> Any:
     """Flower says on each run that `run_simulation` will go; there is no other entry yet."""
     log = logging.getLogger("flwr")
     level = log.level
-    log.setLevel(logging.DEBUG)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -88,7 +88,9 @@ def protocol_path(scenario: Scenario, beside: Path) -> Path:
     path = beside.parent / scenario.protocol if scenario.protocol.endswith(".toml") else shipped / f"{scenario.protocol}.toml"
     if not path.is_file():
         known = ", ".join(sorted(candidate.stem for candidate in shipped.glob("*.toml")))
-        raise ConfigError(f"{beside.name}: protocol: {scenario.protocol!r} not found", hint=f"known protocols: {known}; or a .toml file beside it")
+        raise ConfigError(
+            f"{beside.name}: protocol: {scenario.protocol!r} not found", hint=f"known protocols: {known}; or a .toml file beside it"
+        )
     return path
 
 

@@ -60,8 +60,9 @@ def network(name: str) -> nn.Module:
         "resnet": {"channels": 8},
         "standardized": {"channels": 8, "weight_standardization": True},
         "scatter-resnet": {"channels": 8},
+        "wide": {"channels": 16},
     }
-    model = Model(name=name.replace("standardized", "resnet"), options=options[name])
+    model = Model(name={"standardized": "resnet", "wide": "resnet"}.get(name, name), options=options[name])
     built = build(model, n_outputs=1, height=SIDE, width=SIDE)
     for parameter in built.parameters():  # a head of zeros would hide what lies before it
         parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
@@ -83,7 +84,7 @@ def by_loop(module: nn.Module, images: torch.Tensor, targets: torch.Tensor, owne
 
 
 @pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize("name", ["resnet", "standardized", "scatter-resnet", "mixed"])
+@pytest.mark.parametrize("name", ["resnet", "wide", "standardized", "scatter-resnet", "mixed"])
 def test_a_patients_gradient_is_that_of_the_mean_over_its_images_and_views(name: str, views: int) -> None:
     module = network(name)
     every_view = OWNER.repeat_interleave(views)

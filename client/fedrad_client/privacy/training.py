@@ -1,6 +1,6 @@
 """A site's local steps: DP-SGD whose unit is the patient.
 
-Guarantees (privacy.md), each with a test of its name:
+Guarantees (privacy.md; tests under tests/privacy hold each of them):
 1. A patient is in a step's batch with probability q, independently of all others (Poisson).
 2. A patient adds one vector, clipped to the bound: the gradient of the mean over at most M drawn images, all of them in one micro-batch.
 3. Noise is added once a step to every parameter, also to an empty batch; the divisor is a constant of the plan.
