@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrad_client import audit
-from fedrad_client.policy import check_protocol
+from fedrad_client.policy import refusals
 from fedrad_client.privacy.ledger import Account, Opening, epsilon_at, evaluation_cost
 from fedrad_client.privacy.plan import Plan, make_plan
 from fedrad_client.site import Home, Site
@@ -31,7 +31,7 @@ class Preview:
     epsilon_before: float  # what the ceiling's filter holds now
     epsilon_after: float | None  # None: no bound
     ceiling: float
-    fits: bool
+    obstacles: tuple[str, ...]  # why it cannot be approved: the policy, or the ceiling
     warnings: tuple[str, ...]  # local, for the person who approves; nothing of it leaves
 
 
@@ -39,7 +39,7 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     """Work out a protocol's plan for this site. Spends and writes nothing.
 
     Raises:
-        ConfigError: the protocol is malformed. MisuseError: the policy, the ceiling's delta or the cohort does not allow it.
+        ConfigError: the protocol is malformed. MisuseError: the cohort was made for another one, or the size is too large for delta.
     """
     from fedrad_client.cohort.store import open_cohort
     from fedrad_common.models import initial_vector
@@ -47,7 +47,6 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     config = home.config
     protocol = parse_protocol(content)
     n_parameters = initial_vector(protocol).size
-    check_protocol(protocol, config.policy, n_parameters)
     check_delta(opening.delta, declared_size)
     warnings = gates(open_cohort(home.cohort), protocol, declared_size)
     plan = make_plan(
@@ -61,16 +60,23 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     after = account.training + plan.step_cost * protocol.privacy.steps
     validation_after = account.validation + evaluation_cost(protocol, plan, opening.order)
     unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0
+    before = epsilon_at(account.training, order=opening.order, delta=opening.delta)
+    obstacles = list(refusals(protocol, config.policy, n_parameters))
+    if after > opening.budget or validation_after > opening.validation_budget:
+        obstacles.append(
+            f"privacy.epsilon: {protocol.privacy.epsilon} does not fit below this site's ceiling {opening.epsilon:g}; "
+            f"{before:.3g} is reserved already; a ceiling is for the site's lifetime"
+        )
     return Preview(
         protocol=protocol,
         plan=plan,
         n_parameters=n_parameters,
         bytes_a_round=4 * n_parameters,
         evaluation_bytes=0 if plan.evaluation == "none" else 4 * len(protocol.task.labels) * 2 * protocol.evaluation.bins,
-        epsilon_before=epsilon_at(account.training, order=opening.order, delta=opening.delta),
+        epsilon_before=before,
         epsilon_after=None if unbounded else epsilon_at(after, order=opening.order, delta=opening.delta),
         ceiling=opening.epsilon,
-        fits=after <= opening.budget and validation_after <= opening.validation_budget,
+        obstacles=tuple(obstacles),
         warnings=warnings,
     )
 
@@ -90,11 +96,10 @@ def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
         )
     if before is not None:
         return seen  # its cost may be reserved by now; that is no second one
-    if not seen.fits:
+    if seen.obstacles:
         raise MisuseError(
-            f"protocol: privacy.epsilon: {seen.protocol.privacy.epsilon} does not fit below this site's ceiling {seen.ceiling:g}; "
-            f"{seen.epsilon_before:.3g} is reserved already",
-            hint="nothing was approved; ask the coordinator for less epsilon: a site's ceiling is for its lifetime",
+            f"protocol: {seen.obstacles[0]}",
+            hint="nothing was approved; the hospital decides: change site.toml, or ask the coordinator for another protocol",
         )
     folder = site.home.path / "approved" / seen.protocol.hash
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,10 +1,11 @@
 """The site's veto: what it accepts, checked before anything is spent. Unknown means no, and nothing sent can widen it."""
 
+from collections.abc import Iterator
 from typing import NoReturn
 
 from fedrad_client.config import Policy
 from fedrad_client.privacy.plan import Plan
-from fedrad_common.errors import MisuseError, Refusal, RefusalCode
+from fedrad_common.errors import Refusal, RefusalCode
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_common.records import Order
 
@@ -42,25 +43,21 @@ def check_order(order: Order, protocol: TrainingProtocol, plan: Plan) -> None:
             refuse("no-evaluation")
 
 
-def check_protocol(protocol: TrainingProtocol, policy: Policy, n_parameters: int) -> None:
-    """Raise MisuseError with the first field of a protocol that this policy does not accept."""
-    _at_most("policy.tasks", protocol.task.kind in policy.tasks, f"task {protocol.task.kind!r}", f"{', '.join(policy.tasks)}")
-    _at_most(
-        "policy.models", not policy.models or protocol.model.name in policy.models, f"model {protocol.model.name!r}", f"{policy.models}"
+def refusals(protocol: TrainingProtocol, policy: Policy, n_parameters: int) -> Iterator[str]:
+    """Every field of a protocol that this policy does not accept, in words."""
+    asked = protocol.privacy.epsilon
+    limits = (
+        (protocol.task.kind in policy.tasks, f"task {protocol.task.kind!r}", "tasks", ", ".join(policy.tasks)),
+        (not policy.models or protocol.model.name in policy.models, f"model {protocol.model.name!r}", "models", ", ".join(policy.models)),
+        (n_parameters <= policy.max_parameters, f"{n_parameters} parameters", "max_parameters", str(policy.max_parameters)),
+        (asked is not None or policy.unbounded, "a run without privacy", "unbounded", "runs with epsilon only"),
+        (asked is None or asked <= policy.max_epsilon_per_run, f"epsilon {asked}", "max_epsilon_per_run", f"{policy.max_epsilon_per_run:g}"),
+        (_metrics_are_accepted(protocol, policy), "exact metrics", "exact_metrics", "noised ones only"),
     )
-    _at_most("policy.max_parameters", n_parameters <= policy.max_parameters, f"{n_parameters} parameters", f"{policy.max_parameters}")
-    if protocol.privacy.epsilon is None:
-        _at_most("policy.unbounded", policy.unbounded, "a run without privacy", "runs with epsilon")
-    else:
-        within = protocol.privacy.epsilon <= policy.max_epsilon_per_run
-        _at_most("policy.max_epsilon_per_run", within, f"epsilon {protocol.privacy.epsilon:g}", f"{policy.max_epsilon_per_run:g}")
-    if protocol.evaluation.rounds and protocol.evaluation.release == "exact":
-        _at_most("policy.exact_metrics", policy.exact_metrics, "exact metrics", "noised metrics")
+    for accepted, what, key, limit in limits:
+        if not accepted:
+            yield f"{what} is not accepted here: policy.{key} allows {limit}"
 
 
-def _at_most(key: str, accepted: bool, asked: str, limit: str) -> None:
-    if not accepted:
-        raise MisuseError(
-            f"protocol: {asked} is not accepted here; {key} allows {limit}",
-            hint="the hospital decides: change site.toml, or ask the coordinator for another protocol",
-        )
+def _metrics_are_accepted(protocol: TrainingProtocol, policy: Policy) -> bool:
+    return policy.exact_metrics or not (protocol.evaluation.rounds and protocol.evaluation.release == "exact")

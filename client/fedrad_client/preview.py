@@ -32,7 +32,7 @@ def facts(seen: Preview) -> dict[str, Any]:
         "epsilon_before": seen.epsilon_before,
         "epsilon_after": seen.epsilon_after,
         "ceiling": seen.ceiling,
-        "fits": seen.fits,
+        "obstacles": list(seen.obstacles),
         "warnings": list(seen.warnings),
     }  # fmt: skip
 
@@ -61,6 +61,5 @@ def lines(seen: Preview) -> list[str]:
         f"  this run      {run} at delta {plan.delta:g}; sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
         f"  lifetime      {seen.epsilon_before:.3g} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
     ]
-    if not seen.fits:
-        rows.append("  this protocol does not fit below the ceiling and cannot be approved")
+    rows += [f"  cannot be approved: {obstacle}" for obstacle in seen.obstacles]
     return rows + [f"  warning: {warning}" for warning in seen.warnings]

@@ -64,7 +64,8 @@ class Training(Section):
     """A site's local steps. Nothing here can change the guarantee."""
 
     learning_rate: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # made anew each round: a site keeps no state
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, over the rounds
     proximal: Annotated[float, Field(ge=0)] = 0.0  # FedProx's mu; 0 is plain FedAvg

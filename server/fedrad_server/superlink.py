@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,12 @@ class Guard:
         return await self.app(scope, _replay(body, receive), send)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """All of it, or None when it is larger than the cap; a chunked one names no length beforehand."""
+        """All of it; None when it is larger than the cap (a chunked one names no length beforehand) or its sender is gone."""
         body, more = bytearray(), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return b""
+                return None
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self.cap:
@@ -116,6 +117,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             write_json(self.ready, self.facts)
+            sys.stderr.write(f"sites connect to {self.facts['host']}:{self.facts['public']}\n")
+            sys.stderr.flush()
 
 
 def run_superlink(folder: Path, *, host: str, port: int = 0) -> None:
@@ -141,7 +144,7 @@ def run_superlink(folder: Path, *, host: str, port: int = 0) -> None:
         build(files, private_port=ports["private"]), log_config=get_uvicorn_log_config(_WARNING), access_log=False, proxy_headers=False,
         workers=1, ws="none", timeout_graceful_shutdown=_GRACE, server_header=False,
     )  # fmt: skip
-    server = _Server(config, files.ready_file, {"format": READY_FORMAT, **ports, "pid": os.getpid()})
+    server = _Server(config, files.ready_file, {"format": READY_FORMAT, "host": host, **ports, "pid": os.getpid()})
     try:
         asyncio.run(server.serve(sockets=[public, private]))
     finally:

@@ -19,6 +19,7 @@ class Ports(Section):
     format: Literal["fedrad-superlink-1"] = READY_FORMAT
     public: Port  # for sites
     private: Port  # for the coordinator's own programs
+    host: str = "127.0.0.1"
     pid: int | None = None
 
 

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -50,9 +51,9 @@ def make_site(home: Path, coordinator: SigningKey) -> Home:
     made = create_site(home, parse_toml(text.encode(), SiteConfig, name="site.toml"), toml=text, coordinator=coordinator.public)
     with new_generation(made.cohort, height=8, width=8) as draft:
         for number in range(N_PATIENTS):
-            part = "validation" if number % 5 == 0 else "training"
+            part: Literal["training", "validation"] = "validation" if number % 5 == 0 else "training"
             record = Record(f"{number:032x}", f"2.25.{number + 1}", part, {})
-            draft.add(record, np.full((8, 8), number, np.uint16), (float(number % 2),), entry=number, series=0)
+            draft.add(record, np.full((8, 8), number, np.uint16), (number % 2,), entry=number, series=0)
         kept = draft.settle()
         manifest = Manifest(
             generation=next_generation(made.cohort), profile="xr", profile_hash=profile("xr").hash, height=8, width=8, key="benchmark",

@@ -1,11 +1,14 @@
 """Reproducible randomness for simulated sites: the same seed and site name give the same bytes. A real site never uses this."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedrad_client.work import Job, run_inline
 from fedrad_common.canonical import canonical_json
+from fedrad_common.packing import Vector
 
 
 def seeded_entropy(seed: int, site: str) -> Callable[[int], bytes]:
@@ -19,3 +22,8 @@ def seeded_entropy(seed: int, site: str) -> Callable[[int], bytes]:
         return HKDF(algorithm=SHA256(), length=n_bytes, salt=None, info=info).derive(canonical_json(seed))
 
     return draw
+
+
+def run_seeded(job: Job, model: Vector) -> Vector:
+    """A site's work in this process, with evaluation noise from the same seed; a site itself never asks for that."""
+    return run_inline(replace(job, seeded=True), model)

@@ -17,11 +17,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedrad_client.app import handle
 from fedrad_client.site import open_site
-from fedrad_client.work import run_inline
 from fedrad_server.app import play_on
 from fedrad_server.rounds import Outcome, Progress
 from fedrad_server.runs import Run
-from fedrad_sim.entropy import seeded_entropy
+from fedrad_sim.entropy import run_seeded, seeded_entropy
 
 _SERVER = 1  # Flower's number of the server's side
 _DESCRIPTORS = 16  # files that an open site may hold, with a margin
@@ -98,7 +97,7 @@ def play_local(run: Run, homes: dict[str, Path], *, seed: int, progress: Progres
         entropy = {name: seeded_entropy(seed, name) for name in sites}
 
         def answer(name: str, message: Message) -> Message:
-            return handle(message, site=sites[name], work=run_inline, entropy=entropy[name])
+            return handle(message, site=sites[name], work=run_seeded, entropy=entropy[name])
 
         clock = SimulatedClock()
         return play_on(LocalGrid(sites, answer), run, progress=progress, clock=clock, sleep=clock.sleep)

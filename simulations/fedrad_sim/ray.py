@@ -21,12 +21,11 @@ from flwr.simulation import run_simulation
 
 from fedrad_client.app import open_and_handle
 from fedrad_client.site import open_site
-from fedrad_client.work import run_inline
 from fedrad_common.errors import FedradError
 from fedrad_server.app import play_on
 from fedrad_server.rounds import Outcome, Progress
 from fedrad_server.runs import Run
-from fedrad_sim.entropy import seeded_entropy
+from fedrad_sim.entropy import run_seeded, seeded_entropy
 
 PARTITION = "partition-id"  # Flower's word for which of the simulated nodes a worker is at the moment
 _CPUS = 2
@@ -73,7 +72,7 @@ def client_app(homes: dict[str, Path], seed: int) -> ClientApp:
 
     def respond(message: Message, context: Context) -> Message:
         name = names[int(context.node_config[PARTITION])]
-        return open_and_handle(message, lambda: open_site(homes[name]), work=run_inline, entropy=seeded_entropy(seed, name))
+        return open_and_handle(message, lambda: open_site(homes[name]), work=run_seeded, entropy=seeded_entropy(seed, name))
 
     def who(message: Message, context: Context) -> Message:
         answer = ConfigRecord({PARTITION: int(context.node_config[PARTITION])})

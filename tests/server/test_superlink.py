@@ -101,6 +101,21 @@ def test_a_body_within_the_cap_arrives_whole():
     assert ask("/v1/fleet/push-object", chunks=[b"ab", b"", b"cd"])[1].bodies == [b"abcd"]
 
 
+def test_a_sender_that_goes_away_reaches_nothing():
+    app, sent = App(), []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/fleet/x", "server": ("127.0.0.1", PUBLIC), "headers": []}
+    asyncio.run(Guard(app, PRIVATE, 100)(scope, receive, send))
+
+    assert app.bodies == []
+
+
 def test_websockets_get_no_answer_and_the_lifespan_passes():
     assert ask("/v1/fleet/x", kind="websocket")[1].scopes == []
     assert ask("", kind="lifespan")[1].scopes == ["lifespan"]

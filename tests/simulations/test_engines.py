@@ -14,7 +14,7 @@ from fedrad_common.models import initial_vector
 from fedrad_common.protocol import parse_protocol
 from fedrad_common.tasks.echo import update
 from fedrad_server.replay import replay
-from fedrad_server.runs import Run
+from fedrad_server.runs import Run, read_run
 from fedrad_sim.engines import ENGINES, engine
 from fedrad_sim.entropy import seeded_entropy
 
@@ -73,7 +73,7 @@ def test_a_paused_site_answers_with_its_code_and_the_others_go_on_without_waitin
         assert engine("local")(run, homes, seed=1).value == "finished"
 
         assert sorted(run.accepted(1, "train")) == ["north", "south"]
-        assert run.records().manifests[-1].missing == {"west": "paused"}
+        assert read_run(run.directory).manifests[-1].missing == {"west": "paused"}
 
 
 def test_below_quorum_the_run_pauses_without_anybody_sleeping(launch, homes, monkeypatch):
@@ -87,6 +87,25 @@ def test_below_quorum_the_run_pauses_without_anybody_sleeping(launch, homes, mon
     with Run.open(run.directory, run.key) as again:
         assert engine("local")(again, homes, seed=1).value == "finished"
     assert replay(run.directory).equal
+
+
+def test_the_installed_server_app_opens_the_run_that_its_environment_names(launch, homes, tmp_path, monkeypatch):
+    from flwr.app import Context, RecordDict
+
+    from fedrad_client.app import open_and_handle
+    from fedrad_client.work import run_inline
+    from fedrad_server import app as server
+    from fedrad_sim.localgrid import LocalGrid
+
+    with launch() as run:
+        run.key.save(tmp_path / "key")
+    monkeypatch.setenv(server.RUN, str(run.directory))
+    monkeypatch.setenv(server.KEY, str(tmp_path / "key"))
+    grid = LocalGrid(homes, lambda name, message: open_and_handle(message, lambda: open_site(homes[name]), work=run_inline))
+
+    server.app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"run": "/etc"}))
+
+    assert read_run(run.directory).finished
 
 
 def test_the_sites_are_free_again_afterwards(launch, homes):
@@ -103,6 +122,19 @@ def test_simulated_entropy_is_a_function_of_seed_and_site():
 
     assert draw(32) == draw(32) == seeded_entropy(1, "north")(32)
     assert len({draw(32), seeded_entropy(2, "north")(32), seeded_entropy(1, "south")(32)}) == 3
+
+
+def test_simulated_work_is_marked_as_seeded_and_a_sites_own_is_not(monkeypatch):
+    from fedrad_client.config import Resources
+    from fedrad_client.work import Job
+    from fedrad_sim import entropy
+
+    seen = []
+    monkeypatch.setattr(entropy, "run_inline", lambda job, model: seen.append(job.seeded))
+    job = Job(parse_protocol(PROTOCOL), "train", 1, None, b"", Path(), 1, Resources())
+    entropy.run_seeded(job, np.zeros(1, np.float32))
+
+    assert (job.seeded, seen) == (False, [True])
 
 
 def test_an_unknown_engine_is_misuse_with_the_known_ones_in_the_hint():
@@ -125,7 +157,7 @@ def test_the_same_run_on_flowers_ray_engine(launch, homes, tmp_path):
     script = f"""
 from pathlib import Path
 from fedrad_common.identity import SigningKey
-from fedrad_server.runs import Run
+from fedrad_server.runs import Run, read_run
 from fedrad_sim.engines import engine
 homes = {{name: Path(home) for name, home in {{{", ".join(f"{name!r}: {str(home)!r}" for name, home in homes.items())}}}.items()}}
 with Run.open(Path({str(run.directory)!r}), SigningKey.load(Path({str(key)!r}))) as run:

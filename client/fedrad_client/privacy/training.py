@@ -117,10 +117,10 @@ def drawn_images(
 
 
 def _optimizer(model: nn.Module, protocol: TrainingProtocol, round: int) -> torch.optim.Optimizer:  # noqa: A002
-    training = protocol.training
-    return torch.optim.SGD(
-        model.parameters(), lr=learning_rate(protocol, round), momentum=training.momentum, weight_decay=training.weight_decay
-    )
+    training, rate = protocol.training, learning_rate(protocol, round)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(model.parameters(), lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
 def _private_optimizer(

@@ -40,12 +40,15 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, `stages` of `blocks` residual blocks (each stage twice as wide, half as large), mean over the map, linear head from zero.
+    """Stem, `stages` of `blocks` residual blocks (each stage twice as wide, half as large), linear head.
+
+    Each image is first brought to its own mean and spread; the head sees the mean and the greatest value of every map, because a small
+    finding drowns in a mean.
 
     Args:
         channels: of the first stage; a multiple of `groups`.
         groups: of every group normalisation.
-        stem_stride: 0 chooses 1 below 40 pixels, 2 below 96, else 4.
+        stem_stride: 0 chooses 1 below 40 pixels, 2 below 160, else 4; a stem with a stride is followed by a max-pool from 56 pixels on.
         weight_standardization: see `StandardizedConv2d`.
     """
 
@@ -60,9 +63,11 @@ class ResNet(nn.Module):
             )
         convolution = StandardizedConv2d if weight_standardization else nn.Conv2d
         side = min(height, width)
-        stride = stem_stride or (1 if side < 40 else 2 if side < 96 else 4)
+        stride = stem_stride or (1 if side < 40 else 2 if side < 160 else 4)
         kernel = 3 if stride == 1 else 5 if stride == 2 else 7
         self.stem = convolution(1, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.stem_norm = nn.GroupNorm(groups, channels)
+        self.pools = stride > 1 and side >= 56
         body: list[nn.Module] = []
         previous = channels
         for stage in range(stages):
@@ -73,14 +78,18 @@ class ResNet(nn.Module):
                 previous = wide
         self.body = nn.Sequential(*body)
         self.norm = nn.GroupNorm(groups, previous)
-        self.head = nn.Linear(previous, n_outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.head = nn.Linear(2 * previous, n_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = functional.relu(self.norm(self.body(self.stem(images * 2 - 1))))
-        logits: Tensor = self.head(maps.mean(dim=(2, 3)))
+        maps = functional.relu(self.stem_norm(self.stem(standardized(images))))
+        if self.pools:
+            maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
+        maps = functional.relu(self.norm(self.body(maps)))
+        logits: Tensor = self.head(torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1))
         return logits
+
+
+def standardized(images: Tensor) -> Tensor:
+    """(n, 1, H, W), each image by its own mean and spread; the constant keeps a blank image finite."""
+    centred = images - images.mean((1, 2, 3), keepdim=True)
+    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.05)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrad_common.models.resnet import Block
+from fedrad_common.models.resnet import Block, standardized
 
 
 @functools.lru_cache(maxsize=16)
@@ -46,9 +46,7 @@ class Scattering(nn.Module):
         n, _, height, width = images.shape
         device = str(images.device)
         fine, coarse = morlet_bank(0, self.orientations, 7, device), morlet_bank(1, self.orientations, 11, device)
-        # Each image by its own mean and spread; the constant keeps a blank image finite.
-        centred = images - images.mean((1, 2, 3), keepdim=True)
-        scaled = centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.05)
+        scaled = standardized(images)
         first = _modulus(scaled, fine, stride=1)
         second = _modulus(scaled, coarse, stride=2)
         both = _modulus(first.reshape(-1, 1, height, width), coarse, stride=2).reshape(n, -1, height // 2, width // 2)

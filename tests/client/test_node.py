@@ -1,0 +1,44 @@
+"""What a node refuses before it connects to anything, and what it shows to be admitted."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fedrad_client.cli import app
+from fedrad_client.node import run_node
+from fedrad_client.site import Home
+from fedrad_common.errors import BusyError, MisuseError
+from fedrad_common.files import exclusive_lock
+
+
+@pytest.mark.parametrize("server", ["10.0.0.1:9092", "coordinator.example:9092", "127.0.0.1"])
+def test_a_coordinator_beyond_this_machine_is_refused_until_there_is_encryption(site_home, server):
+    with pytest.raises(MisuseError) as refused:
+        run_node(site_home, server)
+
+    assert "127.0.0.1:PORT" in refused.value.hint
+    assert not (site_home / "node").exists()
+
+
+def test_a_folder_without_a_site_stays_as_it_was(tmp_path):
+    with pytest.raises(MisuseError, match="no site here"):
+        run_node(tmp_path, "127.0.0.1:1")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_nodes_never_serve_one_site(site_home, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda number, action: None)
+    (site_home / "node").mkdir()
+    with exclusive_lock(site_home / "node" / "lock", what="node"), pytest.raises(BusyError):
+        run_node(site_home, "127.0.0.1:1")
+
+
+def test_show_keys_prints_public_halves_only(site_home):
+    shown = CliRunner().invoke(app, ["start", "--show-keys", "--json", "--home", str(site_home)])
+
+    keys = json.loads(shown.stdout)
+    assert keys["envelope_key"] == Home(site_home).envelope_key.public.hex
+    assert keys["node_key"].endswith("keys/node.pub")
+    assert "PRIVATE" not in shown.output
