@@ -71,6 +71,9 @@ def run(
     changed = {} if seed is None else {"seed": seed}
     wanted = wanted.model_copy(update=changed | ({} if arms is None else {"arms": tuple(arms)}))
     protocol = load_protocol(protocol_path(wanted, path))
+    for chosen in _combinations(settings or {}):
+        for arm in wanted.arms:
+            arm_protocol(wanted, protocol, arm, chosen)  # a mistake in a setting is told before anything is written
     _claim(out, wanted, engine)
     key = _coordinator(out)
     hospitals, sizes = _open_hospitals(wanted, path, out, protocol, key, say=say, progress=progress)
@@ -116,7 +119,7 @@ def _open_hospitals(
     marker = out / "hospitals.json"
     if marker.exists():
         made = read_json(marker, expected_format="fedrad-hospitals-1")
-        sites = tuple(Hospital(name, out / "hospitals" / name, n_patients) for name, n_patients in made["sites"].items())
+        sites = tuple(Hospital(name, out / "hospitals" / name, n_patients) for name, n_patients in made["sites"])
         held_out = Hospital(made["held_out"], out / "hospitals" / made["held_out"], 0) if made["held_out"] else None
         return Hospitals(sites, held_out, made["unit"]), made["sizes"]
     for unfinished in ("hospitals", "sites", "held-out", "pooled"):
@@ -136,7 +139,7 @@ def _open_hospitals(
     facts = {
         "format": "fedrad-hospitals-1",
         "unit": hospitals.unit,
-        "sites": {hospital.name: hospital.n_patients for hospital in hospitals.sites},
+        "sites": [[hospital.name, hospital.n_patients] for hospital in hospitals.sites],  # in order, which an object would lose
         "sizes": sizes,
         "held_out": hospitals.held_out.name if hospitals.held_out else None,
     }
