@@ -190,16 +190,16 @@ def _sweeps(texts: list[str]) -> dict[str, list[object]]:
         key, equals, values = text.partition("=")
         if not (equals and key and values):
             raise MisuseError(f"--set: {text!r}: expected KEY=VALUE[,VALUE…]", hint="for example --set privacy.epsilon=1,3,8")
-        sweeps[key] = [_value(value) for value in values.split(",")]
+        sweeps[key] = _values(values)
     return sweeps
 
 
-def _value(text: str) -> object:
+def _values(text: str) -> list[object]:
     try:
-        value: object = json.loads(text)
+        values: list[object] = json.loads(f"[{text}]")  # numbers, booleans, lists
     except ValueError:
-        return text
-    return value
+        return [*text.split(",")]  # bare words
+    return values
 
 
 def _arms(names: list[str] | None) -> Any:

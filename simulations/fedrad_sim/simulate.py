@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -166,7 +167,7 @@ def _jobs(
     names = [hospital.name for hospital in hospitals.sites]
     scored_on = _scored_on(out, hospitals)
     for number, chosen in enumerate(_combinations(settings)):
-        suffix = "".join(f"-{name.split('.')[-1]}-{value}" for name, value in chosen.items())
+        suffix = "".join(f"-{name.split('.')[-1]}-{_as_name(value)}" for name, value in chosen.items())
         for arm in scenario.arms:
             kind, privacy = arm.split("-")
             if privacy == "plain" and number and set(chosen) == {"privacy.epsilon"}:
@@ -191,6 +192,10 @@ def _jobs(
                     seed=scenario.seed,
                     settings=dict(chosen),
                 )
+
+
+def _as_name(value: object) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(value)).strip("-")
 
 
 def _scored_on(out: Path, hospitals: Hospitals) -> tuple[tuple[Path, str], ...]:

@@ -24,10 +24,9 @@ KEYS = PseudonymKeys.from_secret(bytes(range(32)))
 
 
 def cohort_of(folder: Path, source: Path):
-    ingest(
-        source / "dicom", source / "labels.csv", cohort=folder, geometry=Geometry(profile("xr"), 16, 16), label_names=("lesion",), keys=KEYS,
-        validation_fraction=0.3,
-    )  # fmt: skip
+    geometry = Geometry(profile("xr"), 16, 16)
+    labels = source / "labels.csv"
+    ingest(source / "dicom", labels, cohort=folder, geometry=geometry, label_names=("lesion",), keys=KEYS, validation_fraction=0.3)
     return open_cohort(folder)
 
 
