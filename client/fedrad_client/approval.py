@@ -11,8 +11,9 @@ from fedrad_client.privacy.ledger import Account, Opening, epsilon_at, evaluatio
 from fedrad_client.privacy.plan import Plan, make_plan
 from fedrad_client.site import Home, Site
 from fedrad_common.canonical import canonical_json
+from fedrad_common.config import read_toml
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import write_atomic
+from fedrad_common.files import new_folder, write_atomic
 from fedrad_common.protocol import TrainingProtocol, parse_protocol
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
 
     Raises:
         MisuseError: it asks for more than the policy or the ceiling allows, or was approved already with another size.
+        FedradError: the disk is full; nothing was approved.
     """
     seen = preview(site.home, site.ledger.opening, site.ledger.account, content, declared_size=declared_size)
     before = site.approved(seen.protocol.hash)
@@ -101,11 +103,11 @@ def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
             f"protocol: {seen.obstacles[0]}",
             hint="nothing was approved; the hospital decides: change site.toml, or ask the coordinator for another protocol",
         )
-    folder = site.home.path / "approved" / seen.protocol.hash
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(folder / "protocol.toml", content)
-    write_atomic(folder / "plan.json", canonical_json(seen.plan.model_dump(mode="json")) + b"\n")
-    audit.record(site.audit, "approve", protocol=seen.protocol.hash, declared_size=declared_size, epsilon=seen.plan.epsilon)
+    with new_folder(site.home.path / "approved" / seen.protocol.hash) as folder:
+        write_atomic(folder / "protocol.toml", content)
+        write_atomic(folder / "plan.json", canonical_json(seen.plan.model_dump(mode="json")) + b"\n")
+        # Before the folder gets its name: no approval may count that the log does not know.
+        audit.record(site.audit, "approve", protocol=seen.protocol.hash, declared_size=declared_size, epsilon=seen.plan.epsilon)
     return seen
 
 
@@ -152,7 +154,7 @@ def check_delta(delta: float, declared_size: int) -> None:
 
 
 def read_protocol(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MisuseError(f"{path.name}: cannot be read ({type(error).__name__})", hint="name the protocol's TOML file") from None
+    """The document's bytes. Raises ConfigError here, where the file's name is known, when they are no protocol."""
+    content = read_toml(path)
+    parse_protocol(content, name=path.name)
+    return content

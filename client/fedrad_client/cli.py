@@ -49,7 +49,7 @@ def init(
     from fedrad_client.site import create_site
     from fedrad_client.site_toml import render
     from fedrad_common.config import parse_toml
-    from fedrad_common.errors import MisuseError
+    from fedrad_common.errors import FormatError, MisuseError
     from fedrad_common.identity import PublicKey
 
     if not local:
@@ -58,7 +58,10 @@ def init(
     if coordinator is not None:
         if not coordinator.is_file():
             raise MisuseError(f"--coordinator: {coordinator.name}: no such file", hint="ask the coordinator for coordinator.pub")
-        key = PublicKey.from_hex(coordinator.read_text())
+        try:
+            key = PublicKey.load(coordinator)
+        except FormatError as error:
+            raise MisuseError(f"--coordinator: {coordinator.name}: {error}", hint="ask the coordinator for coordinator.pub") from None
     text = render(name=name, epsilon=epsilon, delta=delta, validation_fraction=validation_fraction)
     config = parse_toml(text.encode(), SiteConfig, name="site.toml")
     made = create_site(home, config, toml=text, coordinator=key)
@@ -103,8 +106,8 @@ def preview(
     """
     from fedrad_client.approval import preview as look
     from fedrad_client.approval import read_protocol
-    from fedrad_client.privacy.ledger import read_ledger
     from fedrad_client.preview import facts, lines
+    from fedrad_client.privacy.ledger import read_ledger
     from fedrad_client.site import LEDGER, Home
 
     site = Home(home)

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
+from pydantic import Field, PositiveFloat, PositiveInt
+
 from fedrad_common.config import Section
 from fedrad_common.protocol import Name
 from fedrad_common.records import SiteName
-from pydantic import Field, PositiveFloat, PositiveInt
 
 
 class Identity(Section):

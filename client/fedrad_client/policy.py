@@ -51,7 +51,12 @@ def refusals(protocol: TrainingProtocol, policy: Policy, n_parameters: int) -> I
         (not policy.models or protocol.model.name in policy.models, f"model {protocol.model.name!r}", "models", ", ".join(policy.models)),
         (n_parameters <= policy.max_parameters, f"{n_parameters} parameters", "max_parameters", str(policy.max_parameters)),
         (asked is not None or policy.unbounded, "a run without privacy", "unbounded", "runs with epsilon only"),
-        (asked is None or asked <= policy.max_epsilon_per_run, f"epsilon {asked}", "max_epsilon_per_run", f"{policy.max_epsilon_per_run:g}"),
+        (
+            asked is None or asked <= policy.max_epsilon_per_run,
+            f"epsilon {asked}",
+            "max_epsilon_per_run",
+            f"{policy.max_epsilon_per_run:g}",
+        ),
         (_metrics_are_accepted(protocol, policy), "exact metrics", "exact_metrics", "noised ones only"),
     )
     for accepted, what, key, limit in limits:

@@ -45,7 +45,8 @@ def lines(seen: Preview) -> list[str]:
     rows = [
         f"protocol {protocol.name}: {protocol.title or 'no title'}",
         f"  hash          {protocol.hash}",
-        f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name}) in {protocol.privacy.rounds} rounds",
+        f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name})",
+        f"  rounds        {protocol.privacy.rounds} of {protocol.privacy.steps_per_round} steps",
         "what would leave",
         f"  each round    1 vector of {seen.n_parameters} float32 ({seen.bytes_a_round} bytes): the noisy difference to the model",
     ]
@@ -58,7 +59,8 @@ def lines(seen: Preview) -> list[str]:
         "  with it       name, declared size, sampling rate, noise, delta, sequence, hashes of model, protocol and ledger; signed",
         "  nothing else  no image, no count, no date, no loss, no gradient norm",
         "what it would cost",
-        f"  this run      {run} at delta {plan.delta:g}; sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
+        f"  this run      {run} at delta {plan.delta:.3g}",
+        f"  by            sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
         f"  lifetime      {seen.epsilon_before:.3g} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
     ]
     rows += [f"  cannot be approved: {obstacle}" for obstacle in seen.obstacles]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from fedrad_client.privacy.plan import Plan
 from fedrad_common.chain import Chain
 from fedrad_common.config import load_toml, parse_json
 from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import fsync_directory, write_atomic
+from fedrad_common.files import disk_full, fsync_directory, is_full, write_atomic
 from fedrad_common.identity import PublicKey, SigningKey
-from fedrad_common.protocol import TrainingProtocol, parse_protocol
+from fedrad_common.protocol import TrainingProtocol, parse_stored
 
 LEDGER, AUDIT, PAUSED = "ledger.chain", "audit.chain", "paused"
 
@@ -60,20 +61,20 @@ class Home:
     @property
     def coordinator(self) -> PublicKey | None:
         path = self.path / "keys" / "coordinator.pub"
-        return PublicKey.from_hex(path.read_text()) if path.exists() else None
+        return PublicKey.load(path) if path.exists() else None
 
     @property
     def approvals(self) -> list[str]:
         """Hashes of the approved protocols, sorted."""
         folder = self.path / "approved"
-        return sorted(entry.name for entry in folder.iterdir() if (entry / "plan.json").exists()) if folder.is_dir() else []
+        return sorted(entry.name for entry in folder.glob("[!.]*") if (entry / "plan.json").exists()) if folder.is_dir() else []
 
     def approved(self, protocol_hash: str) -> tuple[TrainingProtocol, Plan] | None:
         """The approved document and this site's plan for it, checked against the hash; None when nobody approved it."""
         folder = self.path / "approved" / protocol_hash
         if not (folder / "plan.json").exists():
             return None
-        protocol = parse_protocol((folder / "protocol.toml").read_bytes())
+        protocol = parse_stored((folder / "protocol.toml").read_bytes())
         plan = parse_json((folder / "plan.json").read_bytes(), Plan, name="plan.json")
         if not (protocol.hash == plan.protocol == protocol_hash):
             raise FormatError("approved protocol: its bytes do not have its hash", hint="approve it again")
@@ -133,19 +134,41 @@ def create_site(path: Path, config: SiteConfig, *, toml: str, coordinator: Publi
     Raises:
         MisuseError: the folder holds something already.
     """
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise MisuseError(f"{path.name}: is not empty", hint="a site is made once; name a new folder")
-    for folder in (path, path / "keys", path / "outbox", path / "approved"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    SigningKey.generate().save(path / "keys" / "envelope.key")
-    write_atomic(path / "keys" / "pseudonym.key", os.urandom(32).hex().encode() + b"\n")
-    if coordinator is not None:
-        write_atomic(path / "keys" / "coordinator.pub", coordinator.hex.encode() + b"\n")
-    Chain.create(path / AUDIT, audit.KIND, {"site": config.site.name}).close()
-    Ledger.create(path / LEDGER, opening(config.site.name, config.privacy)).close()
-    write_atomic(path / "site.toml", toml.encode())  # last: without it there is no site here
-    fsync_directory(path.parent)
+    first = opening(config.site.name, config.privacy)
+    with _undone(path):
+        for name in ("keys", "outbox", "approved"):
+            (path / name).mkdir(mode=0o700)
+        SigningKey.generate().save(path / "keys" / "envelope.key")
+        write_atomic(path / "keys" / "pseudonym.key", os.urandom(32).hex().encode() + b"\n")
+        if coordinator is not None:
+            write_atomic(path / "keys" / "coordinator.pub", coordinator.hex.encode() + b"\n")
+        Chain.create(path / AUDIT, audit.KIND, {"site": config.site.name}).close()
+        Ledger.create(path / LEDGER, first).close()
+        write_atomic(path / "site.toml", toml.encode())  # last: without it there is no site here
+        fsync_directory(path.parent)
     return Home(path)
+
+
+@contextlib.contextmanager
+def _undone(path: Path) -> Iterator[None]:
+    """Fill `path` in place, for it may be a mounted volume; a failure leaves it as it was, absent or empty."""
+    existed = path.exists()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        if path.is_dir():
+            for entry in path.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not existed:
+                path.rmdir()
+        if isinstance(error, OSError) and is_full(error):
+            raise disk_full(path) from None
+        if isinstance(error, FileExistsError | NotADirectoryError | PermissionError):
+            raise MisuseError(f"{path}: cannot be made ({type(error).__name__})", hint="name a new folder that you may write to") from None
+        raise
 
 
 def opening(name: str, budget: Budget) -> Opening:

@@ -1,11 +1,11 @@
 """A site at a glance, from small files only: no lock, no torch, answers at once."""
 
-import json
 from typing import Any
 
 from fedrad_client import audit
 from fedrad_client.site import AUDIT, Home
 from fedrad_common.chain import read
+from fedrad_common.errors import MisuseError
 
 
 def facts(home: Home) -> dict[str, Any]:
@@ -26,9 +26,11 @@ def facts(home: Home) -> dict[str, Any]:
 
 
 def _cohort(home: Home) -> str:
-    pointer = home.cohort / "current"
-    if not pointer.exists():
+    from fedrad_client.cohort.store import current, folder_name, read_manifest
+
+    try:
+        number = current(home.cohort)
+    except MisuseError:
         return "none; run ingest"
-    name = pointer.read_text().strip()
-    manifest = json.loads((home.cohort / name / "cohort.json").read_bytes())
-    return f"generation {name}, {manifest['profile']} {manifest['height']}×{manifest['width']}"
+    manifest = read_manifest(home.cohort, number)
+    return f"generation {folder_name(number)}, {manifest.profile} {manifest.height}×{manifest.width}"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedrad_common.canonical import canonical_json, sha256_hex
-from fedrad_common.errors import ChainError
-from fedrad_common.files import disk_full, fsync_directory, lock_file
+from fedrad_common.errors import ChainError, FedradError
+from fedrad_common.files import disk_full, fsync_directory, is_full, lock_file
 
 FORMAT = "fedrad-chain-1"
 _FRAME = 8 + 1 + 64 + 1  # length, space, hash, space
@@ -61,13 +61,27 @@ class Chain:
         try:
             if path.exists() or _mark_path(path).exists():
                 raise ChainError(f"{path.name}: exists already", hint="a log is never begun anew; nothing was changed")
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            chain = cls(path, kind, [], 0, lock, clock)
-            chain.append("open", {"format": FORMAT, "kind": kind, **opening})
-            fsync_directory(path.parent)
+            try:
+                return cls._begin(path, kind, opening, lock=lock, clock=clock)
+            except FedradError:
+                for half in (path, _mark_path(path)):  # never acknowledged: a second try may begin
+                    half.unlink(missing_ok=True)
+                raise
         except BaseException:
             os.close(lock)
             raise
+
+    @classmethod
+    def _begin(cls, path: Path, kind: str, opening: Mapping[str, Any], *, lock: int, clock: Clock) -> Self:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        chain = cls(path, kind, [], 0, lock, clock)
+        try:
+            chain.append("open", {"format": FORMAT, "kind": kind, **opening})
+        except BaseException:
+            os.close(chain._log)
+            os.close(chain._mark)
+            raise
+        fsync_directory(path.parent)
         return chain
 
     @classmethod
@@ -111,14 +125,20 @@ class Chain:
                 raise OSError(errno.ENOSPC, "short write")
         except OSError as error:
             os.ftruncate(self._log, self._size)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise disk_full(self.path) from None
             raise
         _sync_or_die(self._log)
         entry = Entry(len(self.entries), type, at, json.loads(payload)["body"], digest)
         self.entries.append(entry)
         self._size += len(line)
-        self._advance_mark()
+        try:
+            self._advance_mark()
+        except FedradError:  # a file system that never writes in place may have no room for the mark either
+            self.entries.pop()
+            self._size -= len(line)
+            os.ftruncate(self._log, self._size)
+            raise
         return entry
 
     def close(self) -> None:
@@ -135,7 +155,12 @@ class Chain:
         mark = {"count": len(self.entries), "format": FORMAT, "head": self.head, "kind": self.kind, "size": self._size}
         body = canonical_json(mark)
         record = body + b" " + sha256_hex(body).encode()
-        os.pwrite(self._mark, record.ljust(_MARK_BYTES - 1) + b"\n", 0)
+        try:
+            os.pwrite(self._mark, record.ljust(_MARK_BYTES - 1) + b"\n", 0)
+        except OSError as error:
+            if is_full(error):
+                raise disk_full(self.path) from None
+            raise
         _sync_or_die(self._mark)
 
 
@@ -197,8 +222,10 @@ def _read_mark(path: Path, kind: str) -> tuple[int, str, int]:
         record = _mark_path(path).read_bytes()
         body, digest = record.rstrip().rsplit(b" ", 1)
         mark = json.loads(body)
-        if sha256_hex(body).encode() != digest or mark["format"] != FORMAT or mark["kind"] != kind or mark["count"] < 1:
+        if sha256_hex(body).encode() != digest or mark["kind"] != kind or mark["count"] < 1:
             raise ValueError
+        if mark["format"] != FORMAT:
+            raise ChainError(f"{name}: format {mark['format']!r} is not {FORMAT!r}", hint="it was written by another version of fedrad")
     except FileNotFoundError:
         raise ChainError(f"{name}: is missing", hint=_HINT) from None
     except (ValueError, KeyError, TypeError):

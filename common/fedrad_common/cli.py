@@ -14,6 +14,7 @@ import typer
 
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import FedradError
+from fedrad_common.files import is_full
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -66,6 +67,11 @@ def _run(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
         result = INTERRUPTED
     except BrokenPipeError:
         _discard_stdout()
+        return 1
+    except OSError as error:
+        if not is_full(error):
+            raise
+        fail(name, "no space left on the disk", "free space and run the same command again; nothing was half-written")
         return 1
     except SystemExit as end:  # click's own answer to a closed pipe
         return end.code if isinstance(end.code, int) else 1

@@ -26,20 +26,26 @@ def load_toml(path: Path, model: type[S]) -> S:
     Raises:
         ConfigError: the file is missing, is no TOML, or one key is unknown, missing or ill-typed.
     """
+    return parse_toml(read_toml(path), model, name=path.name)
+
+
+def read_toml(path: Path) -> bytes:
+    """The bytes of a TOML file that a person named. Raises ConfigError when there are none."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path.name}: no such file", hint=f"looked in {path.parent}") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"{path.name}: cannot be read ({type(error).__name__})") from None
-    return parse_toml(content, model, name=path.name)
+    except OSError as error:
+        raise ConfigError(f"{path.name}: cannot be read ({type(error).__name__})", hint="name a TOML file that you may read") from None
 
 
 def parse_toml(content: bytes, model: type[S], *, name: str) -> S:
     try:
         value = tomllib.loads(content.decode())
     except UnicodeDecodeError:
-        raise ConfigError(f"{name}: is not UTF-8 text") from None
+        raise ConfigError(f"{name}: is not UTF-8 text", hint="a TOML file is text: name another, or save it as UTF-8") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested too deeply", hint="TOML wants KEY = VALUE lines under [section] headings") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: {_lower_first(str(error))}", hint="TOML wants KEY = VALUE lines under [section] headings") from None
     return validate(value, model, name=name)

@@ -6,12 +6,13 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fedrad_common.canonical import canonical_json
-from fedrad_common.errors import BusyError, FedradError, FormatError
+from fedrad_common.errors import BusyError, FedradError, FormatError, MisuseError
 
 
 def fsync_directory(directory: Path) -> None:
@@ -40,9 +41,45 @@ def write_atomic(path: Path, content: bytes | memoryview, *, mode: int = 0o600) 
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise disk_full(path) from None
         raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder beside `path` and rename it at the end; a leftover at `path` gives way. On any failure nothing is there.
+
+    Raises:
+        FedradError: no space left.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+    try:
+        beside.mkdir(mode=0o700)
+        yield beside
+        fsync_directory(beside)
+        shutil.rmtree(path, ignore_errors=True)
+        beside.rename(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(path) from None
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that a person named, and those above it. Raises MisuseError when something is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise MisuseError(f"{path}: cannot be made ({type(error).__name__})", hint="name a folder that you may write to") from None
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(path: Path) -> FedradError:

@@ -22,8 +22,13 @@ class PublicKey:
             raw = bytes.fromhex(text.strip())
             Ed25519PublicKey.from_public_bytes(raw)
         except ValueError:
-            raise FormatError("public key: not 64 hexadecimal digits of an Ed25519 key") from None
+            raise FormatError("public key: not 64 hexadecimal digits of an Ed25519 key", hint="ask its owner for it again") from None
         return cls(raw)
+
+    @classmethod
+    def load(cls, path: Path) -> "PublicKey":
+        """Read a file of hexadecimal digits. Raises FormatError when it holds anything else."""
+        return cls.from_hex(path.read_bytes()[:256].decode("ascii", "replace"))
 
     @property
     def hex(self) -> str:
@@ -56,9 +61,9 @@ class SigningKey:
         except FileNotFoundError:
             raise MisuseError(f"{path.name}: no such key", hint="run init first") from None
         except ValueError:
-            raise FormatError(f"{path.name}: is not a PEM private key") from None
+            raise FormatError(f"{path.name}: is not a PEM private key", hint="restore it from the backup") from None
         if not isinstance(key, Ed25519PrivateKey):
-            raise FormatError(f"{path.name}: is not an Ed25519 key")
+            raise FormatError(f"{path.name}: is not an Ed25519 key", hint="restore it from the backup")
         return cls(key)
 
     def save(self, path: Path) -> None:

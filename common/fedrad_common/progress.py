@@ -33,13 +33,13 @@ def _bar(what: str) -> Iterator[Advance]:
 
 
 def _plain(what: str) -> Advance:
-    said = time.monotonic()
+    said, shown = time.monotonic(), -1
 
     def advance(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal said, shown
         now = time.monotonic()
-        if now - said >= _PLAIN_SECONDS:
-            said = now
+        if now - said >= _PLAIN_SECONDS and done != shown:
+            said, shown = now, done
             sys.stderr.write(f"{what}: {done} of {total}\n")
 
     return advance

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model
 
 from fedrad_common.canonical import canonical_json, sha256_hex
 from fedrad_common.config import Section, load_toml, parse_toml, validate
+from fedrad_common.errors import ConfigError, FormatError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,63}$")]
@@ -145,6 +146,14 @@ def parse_protocol(content: bytes, *, name: str = "protocol.toml") -> TrainingPr
     return parse_toml(content, TrainingProtocol, name=name)
 
 
+def parse_stored(content: bytes) -> TrainingProtocol:
+    """A protocol that was accepted earlier. Raises FormatError: nobody mistyped it, so it is damaged or of another version."""
+    try:
+        return parse_protocol(content)
+    except ConfigError as error:
+        raise FormatError(str(error), hint="it is damaged or of another version; restore it from a backup") from None
+
+
 def replace_settings(protocol: TrainingProtocol, settings: dict[str, object], *, name: str = "--set") -> TrainingProtocol:
     """A copy with dotted keys replaced, validated anew: `{"privacy.epsilon": 3.0}`."""
     value = protocol.model_dump(mode="json")
@@ -152,7 +161,9 @@ def replace_settings(protocol: TrainingProtocol, settings: dict[str, object], *,
         *path, last = dotted.split(".")
         place = value
         for part in path:
-            place = place.setdefault(part, {}) if isinstance(place.get(part, {}), dict) else {}
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{name}: {dotted}: {part!r} holds a value, no section", hint="as in privacy.epsilon=3")
         place[last] = new
     return validate(value, TrainingProtocol, name=name)
 

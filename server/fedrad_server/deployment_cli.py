@@ -83,10 +83,13 @@ def launch(
     """
     from fedrad_common.errors import MisuseError
     from fedrad_common.files import exclusive_lock
-    from fedrad_server.launching import open_run, say
+    from fedrad_server.launching import check, open_run, say
 
     if resume == (protocol is not None) or (resume and name is None):
-        raise MisuseError("launch: name either a protocol, or a run with --resume --name RUN")
+        raise MisuseError(
+            "launch: name either a protocol, or a run with --resume --name RUN", hint="see 'fedrad-coordinator launch --help'"
+        )
+    check(home, protocol, name)
     files = _files(home)
     _ = files.serving
     with exclusive_lock(home / "launch.lock", what="launch"), open_run(home, protocol, name) as run:

@@ -14,7 +14,7 @@ from fedrad_common.config import parse_json
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.identity import PublicKey
 from fedrad_common.packing import Vector
-from fedrad_common.protocol import TrainingProtocol, parse_protocol
+from fedrad_common.protocol import TrainingProtocol, parse_stored
 from fedrad_common.records import Envelope, Kind, Launch, Receipt, RoundManifest, Signed
 from fedrad_server.aggregation import State, decode_state
 from fedrad_server.layout import EVENTS, FOLDERS, RECEIPTS, answers_folder, read_signed, read_vector, read_whole, round_folder
@@ -127,7 +127,7 @@ def read_run(directory: Path, *, coordinator: PublicKey | None = None, files: bo
     if coordinator is not None and launch.coordinator != coordinator.hex:
         raise MisuseError(f"{directory.name}: was launched by another coordinator", hint="use the key that launched it")
     signed.open(Launch, PublicKey.from_hex(launch.coordinator), what="launch.json")
-    protocol = parse_protocol(read_whole(directory / "protocol.toml"))
+    protocol = parse_stored(read_whole(directory / "protocol.toml"))
     if protocol.hash != launch.protocol or sha256_hex(read_whole(directory / "protocol.json")) != launch.protocol:
         raise FormatError("protocol.toml: is not the protocol that was launched", hint=_BACKUP)
     manifests, head = _read_manifests(directory, launch)

@@ -3,11 +3,20 @@
 import sys
 from pathlib import Path
 
-from fedrad_common.errors import MisuseError
+from fedrad_common.config import read_toml
 from fedrad_common.models import initial_vector
 from fedrad_common.protocol import parse_protocol
 from fedrad_server.home import Home
-from fedrad_server.runs import Run
+from fedrad_server.runs import Run, read_run
+
+
+def check(home: Path, protocol: Path | None, name: str | None) -> None:
+    """Tell a mistake in the command before the server is looked for. Raises what `open_run` does."""
+    Home.open(home)
+    if protocol is None:
+        read_run(home / "runs" / str(name), files=False)
+    else:
+        parse_protocol(read_toml(protocol), name=protocol.name)
 
 
 def open_run(home: Path, protocol: Path | None, name: str | None) -> Run:
@@ -19,10 +28,7 @@ def open_run(home: Path, protocol: Path | None, name: str | None) -> Run:
     opened = Home.open(home)
     if protocol is None:
         return Run.open(home / "runs" / str(name), opened.key)
-    try:
-        content = protocol.read_bytes()
-    except OSError:
-        raise MisuseError(f"{protocol.name}: cannot be read") from None
+    content = read_toml(protocol)
     parsed = parse_protocol(content, name=protocol.name)
     directory = home / "runs" / (name or parsed.name)
     return Run.create(directory, content, roster=opened.roster, key=opened.key, initial=initial_vector(parsed))

@@ -22,8 +22,8 @@ from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.protocol import load_protocol, render_protocol
 from fedrad_common.records import Order, sign
-from fedrad_sim.arms import use_one_core
 from fedrad_sim.hospitals import make_hospitals, open_hospital
+from fedrad_sim.processes import use_one_core
 from fedrad_sim.scenario import find_scenario, load_scenario, protocol_path
 
 

@@ -7,7 +7,6 @@ sites of its own (own keys, own ledger) on the same cohorts.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,14 +118,6 @@ def _run_id(job: ArmJob) -> str:
     """The same scenario and seed give the same id, and with it the same noise."""
     digits = "".join(character if character.isalnum() else "-" for character in job.name.lower())
     return f"sim-{digits[:40]}-{job.seed}".strip("-")
-
-
-def use_one_core() -> None:
-    """For a process that plays small networks, perhaps beside others."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def bound(epsilon: float | None) -> str:

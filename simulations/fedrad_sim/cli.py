@@ -34,7 +34,7 @@ def main() -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo-run"),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer arms: federated and pooled only.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer patients; federated and pooled only.")] = False,
     force: Annotated[bool, typer.Option("--force/--keep", help="Replace an earlier demo there.")] = True,
 ) -> None:
     """Five invented hospitals, from DICOM to one model, every arm; ends with a table and a report.
@@ -45,9 +45,8 @@ def demo(
 
     if force and (out / "scenario.json").exists():
         shutil.rmtree(out)
-    arms: Any = ("federated-private", "federated-plain", "pooled-plain") if quick else None
     with _Talk() as talk:
-        result = simulate("demo", out, arms=arms, jobs=os.cpu_count() or 1, say=talk.say, progress=talk.progress)
+        result = simulate("quick" if quick else "demo", out, jobs=os.cpu_count() or 1, say=talk.say, progress=talk.progress)
     _table(result)
 
 
@@ -56,7 +55,7 @@ def run(
     scenario: Annotated[str, typer.Argument(help="A scenario's name (demo, pneumonia, lgg) or TOML file.")],
     out: Annotated[Path, typer.Option(help="A new folder, or an unfinished simulation to go on with.")],
     engine: EngineOption = "local",
-    seed: Annotated[int | None, typer.Option(help="Instead of the scenario's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Sweep a protocol setting: privacy.epsilon=1,3,8")] = None,
     arms: Annotated[list[str] | None, typer.Option("--arm", help="Only these arms: federated-private, pooled-plain, …")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Arms played at once, one core each.")] = 1,
@@ -102,7 +101,7 @@ def import_(
     split: Annotated[str | None, typer.Option(help="dirichlet:2.0 makes hospitals of unlike labels.")] = None,
     n_sites: Annotated[int, typer.Option("--sites", min=1, help="Hospitals, with --split.")] = 5,
     profile: Annotated[str, typer.Option(help="Pixel profile that the files suit: xr or mr.")] = "xr",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,7 +165,7 @@ def evaluate(
 def phantom(
     out: Annotated[Path, typer.Argument(help="One folder a hospital is written here.")],
     scale: Annotated[float, typer.Option(min=0.01, help="Times the default number of patients.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write the invented hospitals' DICOM, labels, truth and planted identifiers.
 
@@ -175,7 +174,7 @@ def phantom(
     from fedrad_common.progress import progress_bar
     from fedrad_sim.phantom import HELD_OUT, HOSPITALS, scaled, write_hospital
 
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MisuseError(f"{out}: is not empty", hint="name a new folder")
     for hospital in (*HOSPITALS, HELD_OUT):
         with progress_bar(hospital.name) as advance:
@@ -222,13 +221,17 @@ def _table(result: Any) -> None:
     header, *body = rows(result.arms)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, name in enumerate(header):
-        table.add_column(name, justify="left" if column in (0, 1, 4) else "right", no_wrap=column != 4)
+        table.add_column(name, justify="left" if column in (0, 1, 4) else "right", no_wrap=True)
     for row in body:
         table.add_row(*row)
     console = Console(width=None if Console().is_terminal else 132)
     console.print()
     console.print(table)
-    console.print(f"\nseeded noise: the numbers hold, the privacy is a simulation's. report: {result.report}", soft_wrap=True)
+    console.print(
+        f"\nepsilon: of the whole run, per {result.unit}, at each hospital. seeded noise: its numbers hold, its privacy does not.",
+        soft_wrap=True,
+    )
+    console.print(f"report: {result.report}", soft_wrap=True)
 
 
 class _Talk:

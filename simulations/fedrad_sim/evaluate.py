@@ -108,7 +108,8 @@ def evaluate(
         folder = data
         if data.suffix == ".npz":
             if image is None or label is None:
-                raise MisuseError(f"{data.name}: arrays need --image KEY and --label KEY")
+                hint = "for example --image val_images --label val_labels"
+                raise MisuseError(f"{data.name}: arrays need --image KEY and --label KEY", hint=hint)
             written_as: Literal["xr", "mr"] = "mr" if protocol.input.profile == "mr" else "xr"
             imported = Path(scratch) / "dicom"
             import_arrays(data, image=image, label=label, patient=patient, names=(wanted,), profile=written_as, out=imported)

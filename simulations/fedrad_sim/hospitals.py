@@ -1,13 +1,20 @@
 """A scenario's hospitals: DICOM on disk, then each hospital's own verbs run on it, as its IT person would type them."""
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedrad_common.identity import SigningKey
+from fedrad_sim.processes import one_of_several
 from fedrad_sim.scenario import Scenario, data_path
+
+if TYPE_CHECKING:
+    from fedrad_sim import phantom
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -27,20 +34,30 @@ class Hospitals:
     unit: str  # "patient", or "image" where the source names no patients
 
 
-def make_hospitals(scenario: Scenario, beside: Path, out: Path, progress: Progress) -> Hospitals:
+def make_hospitals(scenario: Scenario, beside: Path, out: Path, progress: Progress, pool: Executor | None = None) -> Hospitals:
     """Write every hospital's DICOM below `out`."""
     if scenario.imported is not None:
         return _import(scenario, beside, out, progress)
     from fedrad_sim.phantom import HELD_OUT, HOSPITALS, scaled, write_hospital
 
     assert scenario.phantom is not None
-    made = []
     held_out = scaled(HELD_OUT, scenario.phantom.held_out / HELD_OUT.n_patients)
-    for hospital in (*(scaled(hospital, scenario.phantom.scale) for hospital in HOSPITALS), held_out):
-        folder = out / hospital.name
-        truth = write_hospital(hospital, folder, seed=scenario.seed, progress=_named(progress, f"{hospital.name}: DICOM"))
-        made.append(Hospital(hospital.name, folder, truth.n_patients))
+    wanted = (*(scaled(hospital, scenario.phantom.scale) for hospital in HOSPITALS), held_out)
+    if pool is None:
+        for hospital in wanted:
+            write_hospital(hospital, out / hospital.name, seed=scenario.seed, progress=_named(progress, f"{hospital.name}: DICOM"))
+    else:
+        written = pool.map(functools.partial(_write, out=out, seed=scenario.seed), wanted)
+        for number, _ in enumerate(written, start=1):
+            progress("hospitals' DICOM", number, len(wanted))
+    made = [Hospital(hospital.name, out / hospital.name, hospital.n_patients) for hospital in wanted]
     return Hospitals(tuple(made[:-1]), made[-1], "patient")
+
+
+def _write(hospital: "phantom.Hospital", *, out: Path, seed: int) -> None:
+    from fedrad_sim.phantom import write_hospital
+
+    write_hospital(hospital, out / hospital.name, seed=seed)
 
 
 def _import(scenario: Scenario, beside: Path, out: Path, progress: Progress) -> Hospitals:
@@ -66,13 +83,42 @@ def _import(scenario: Scenario, beside: Path, out: Path, progress: Progress) -> 
     return Hospitals(sites, None, done.unit)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """All that a hospital needs before its first approval, by value, so that another process can do it."""
+
+    hospital: Hospital
+    home: Path
+    scenario: Scenario
+    protocol: Path
+    key: Path  # the coordinator's signing key
+
+
+def opened(opening: Opening) -> tuple[int, list[str]]:
+    """`open_hospital`: the declared size, and what it said."""
+    lines: list[str] = []
+    key = SigningKey.load(opening.key)
+    # Where several hospitals open at once, the verbs' own bars would write over each other.
+    with contextlib.redirect_stderr(io.StringIO()) if one_of_several() else contextlib.nullcontext():
+        size = open_hospital(
+            opening.hospital, opening.home, scenario=opening.scenario, protocol=opening.protocol, key=key, say=lines.append
+        )
+    return size, lines
+
+
+def publish(key: SigningKey, folder: Path) -> Path:
+    """`coordinator.pub`, as every hospital gets it."""
+    public = folder / "coordinator.pub"
+    if not public.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        public.write_text(key.public.hex + "\n")
+    return public
+
+
 def open_hospital(hospital: Hospital, home: Path, *, scenario: Scenario, protocol: Path, key: SigningKey, say: Say) -> int:
     """`fedrad-site init`, `ingest`, `preview`: what a hospital does before it approves. Returns the declared size."""
     size = declared_size(hospital.n_patients, scenario.sites.validation_fraction)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    public = home.parent / "coordinator.pub"
-    if not public.exists():
-        public.write_text(key.public.hex + "\n")
+    public = publish(key, home.parent)
     settings = ["--epsilon", f"{scenario.sites.epsilon}", "--delta", f"{delta_for(size)}"]
     settings += ["--validation-fraction", f"{scenario.sites.validation_fraction}"]
     folder, shown = hospital.folder, ["--home", str(home)]
@@ -107,5 +153,8 @@ def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 
 def _short(argument: str) -> str:
-    """A long path by its last two parts, so that the block stays readable."""
+    """A long path by its last two parts, a long fraction rounded down to two digits, so that the block stays readable."""
+    if argument.startswith("0.0"):
+        digits = len(argument) - len(argument[2:].lstrip("0"))
+        return argument[: digits + 2]
     return "/".join(Path(argument).parts[-2:]) if "/" in argument else argument

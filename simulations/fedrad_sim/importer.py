@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import disk_full, fsync_directory, sha256_file, write_json
+from fedrad_common.files import disk_full, fsync_directory, make_folder, sha256_file, write_json
 from fedrad_sim.arrays import Archive, Array, Usable, label_names, usable
 from fedrad_sim.dicom_write import SOP_CLASS, Elements, pixel_elements, write_dicom
 from fedrad_sim.identifiers import uid
@@ -184,6 +184,7 @@ def _summary(table: _Table, *, unit: Literal["patient", "image"]) -> Imported:
 
 def _write_whole(table: _Table, out: Path, *, meta: dict[str, object], progress: Progress | None) -> None:
     """Everything beside, then one rename; the files are not synced one by one, because they can be made again."""
+    make_folder(out.parent)
     beside, aside = out.with_name(f".{out.name}.{os.getpid()}.tmp"), out.with_name(f".{out.name}.{os.getpid()}.old")
     try:
         beside.mkdir(parents=True)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import disk_full, fsync_directory
+from fedrad_common.files import disk_full, fsync_directory, make_folder
 from fedrad_sim.anatomy import NODULE, Bodies, Drift, Poses, Textures, attenuation, draw_bodies, expose, padding_value
 from fedrad_sim.dicom_write import SOP_CLASS, Elements, Tag, Value, pixel_elements, write_dicom
 from fedrad_sim.identifiers import Planted, plant, plant_meta, token, uid
@@ -117,6 +117,7 @@ def write_hospital(hospital: Hospital, out: Path, *, seed: int, progress: Progre
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MisuseError(f"{out}: exists already", hint="name a new folder, or remove this one first")
+    make_folder(out.parent)
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         (beside / "dicom").mkdir(parents=True)

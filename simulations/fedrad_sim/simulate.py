@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from fedrad_client.config import SiteConfig
 from fedrad_client.site import create_site
 from fedrad_client.site_toml import render
 from fedrad_common.config import parse_toml
-from fedrad_common.errors import MisuseError
 from fedrad_common.files import read_json, write_atomic, write_json
 from fedrad_common.identity import SigningKey
 from fedrad_common.protocol import TrainingProtocol, load_protocol, parse_protocol, render_protocol
-from fedrad_sim.arms import ArmJob, ArmResult, play, use_one_core
-from fedrad_sim.hospitals import Hospital, Hospitals, delta_for, make_hospitals, open_hospital
+from fedrad_sim.arms import ArmJob, ArmResult, play
+from fedrad_sim.claim import check, claimed, combinations
+from fedrad_sim.hospitals import Hospital, Hospitals, Opening, delta_for, make_hospitals, opened, publish, site
 from fedrad_sim.pooling import pool_cohorts
+from fedrad_sim.processes import processes, use_one_core
 from fedrad_sim.scenario import ArmName, Scenario, arm_protocol, find_scenario, load_scenario, protocol_path
 from fedrad_sim.scoring_data import prepare_folder
 
@@ -62,7 +62,7 @@ def run(
         out: a folder that does not exist yet, or an unfinished simulation of the same scenario, which then goes on.
         settings: protocol settings to sweep, `{"privacy.epsilon": [1, 3, 8]}`; every combination is one set of arms.
         arms: instead of the scenario's own.
-        jobs: arms that are played at once, each in a process of one core.
+        jobs: hospitals that are made, and arms that are played, at once, each in a process of one core.
 
     Raises:
         MisuseError: `out` holds something else.
@@ -72,14 +72,13 @@ def run(
     changed = {} if seed is None else {"seed": seed}
     wanted = wanted.model_copy(update=changed | ({} if arms is None else {"arms": tuple(arms)}))
     protocol = load_protocol(protocol_path(wanted, path))
-    for chosen in _combinations(settings or {}):
-        for arm in wanted.arms:
-            arm_protocol(wanted, protocol, arm, chosen)  # a mistake in a setting is told before anything is written
-    _claim(out, wanted, engine)
-    key = _coordinator(out)
-    hospitals, sizes = _open_hospitals(wanted, path, out, protocol, key, say=say, progress=progress)
-    plan = list(_jobs(wanted, protocol, hospitals, sizes, out=out, engine=engine, settings=settings or {}, key=key))
-    results = tuple(_play_all(plan, jobs=jobs, progress=progress))
+    check(wanted, protocol, path, settings or {})
+    with claimed(out, wanted, engine=engine), processes(jobs) as pool:
+        key = _coordinator(out)
+        hospitals, sizes = _open_hospitals(wanted, path, out, protocol, key, pool=pool, say=say, progress=progress)
+        plan = list(_jobs(wanted, protocol, hospitals, sizes, out=out, engine=engine, settings=settings or {}, key=key))
+        say(f"{len(plan)} {'run' if len(plan) == 1 else 'runs'}, each a world of its own")
+        results = tuple(_play_all(plan, pool, say=say, progress=progress))
     main = results[0].job.run
     write_json(out / "simulation.json", {"format": FORMAT, "scenario": wanted.name, "main": str(main.relative_to(out))})
     from fedrad_sim.tables import comparison, write_csv
@@ -89,21 +88,8 @@ def run(
     from fedrad_server.report import write_report
 
     write_report(main, out / "report.html")
+    _show_ledger(results, out, say)
     return Result(out, hospitals.unit, results, out / "report.html")
-
-
-def _claim(out: Path, scenario: Scenario, engine: str) -> None:
-    """A new folder, or one that the same scenario began."""
-    stamp = {"format": "fedrad-scenario-stamp-1", "scenario": scenario.model_dump(mode="json"), "engine": engine}
-    if (out / "scenario.json").exists():
-        before = read_json(out / "scenario.json", expected_format="fedrad-scenario-stamp-1")
-        if before["scenario"] != stamp["scenario"]:
-            raise MisuseError(f"{out.name}: holds a simulation of another scenario or seed", hint="name a new folder with --out")
-        return
-    if out.exists() and any(out.iterdir()):
-        raise MisuseError(f"{out.name}: is not empty", hint="name a new folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "scenario.json", stamp)
 
 
 def _coordinator(out: Path) -> SigningKey:
@@ -114,8 +100,9 @@ def _coordinator(out: Path) -> SigningKey:
 
 
 def _open_hospitals(
-    scenario: Scenario, beside: Path, out: Path, protocol: TrainingProtocol, key: SigningKey, *, say: Say, progress: Any
-) -> tuple[Hospitals, dict[str, int]]:
+    scenario: Scenario, beside: Path, out: Path, protocol: TrainingProtocol, key: SigningKey, *,
+    pool: Executor | None, say: Say, progress: Any,
+) -> tuple[Hospitals, dict[str, int]]:  # fmt: skip
     """Write the hospitals' files, then run their own verbs. Done once: a second start finds what the first one made."""
     marker = out / "hospitals.json"
     if marker.exists():
@@ -125,16 +112,24 @@ def _open_hospitals(
         return Hospitals(sites, held_out, made["unit"]), made["sizes"]
     for unfinished in ("hospitals", "sites", "held-out", "pooled"):
         shutil.rmtree(out / unfinished, ignore_errors=True)
-    hospitals = make_hospitals(scenario, beside, out / "hospitals", progress)
+    hospitals = make_hospitals(scenario, beside, out / "hospitals", progress, pool)
     write_atomic(out / "protocol.toml", render_protocol(protocol))
+    publish(key, out / "sites")
+    homes = [
+        Opening(hospital, out / "sites" / hospital.name, scenario, out / "protocol.toml", out / "coordinator.key")
+        for hospital in hospitals.sites
+    ]
+    answers = map(opened, homes) if pool is None else pool.map(opened, homes)
+    prepare = functools.partial(_prepare, hospitals.held_out, out / "held-out", protocol)
+    prepared = prepare if pool is None else pool.submit(prepare).result
     sizes = {}
-    for number, hospital in enumerate(hospitals.sites):
-        home, shown = out / "sites" / hospital.name, say if number == 0 else _first_lines(say)
-        sizes[hospital.name] = open_hospital(hospital, home, scenario=scenario, protocol=out / "protocol.toml", key=key, say=shown)
-        progress("hospitals", number + 1, len(hospitals.sites))
-    if hospitals.held_out is not None:
-        folder = hospitals.held_out.folder
-        prepare_folder(folder / "dicom", folder / "labels.csv", out / "held-out", protocol=protocol)
+    for number, (hospital, (size, lines)) in enumerate(zip(hospitals.sites, answers, strict=True), start=1):
+        sizes[hospital.name] = size
+        for line in lines:
+            if number == 1 or line.startswith("$"):  # of every hospital after the first, only the commands are shown
+                say(line)
+        progress("hospitals' own commands", number, len(hospitals.sites))
+    prepared()
     if any(arm.startswith("pooled") for arm in scenario.arms):
         pool_cohorts([out / "sites" / hospital.name / "cohort" for hospital in hospitals.sites], out / "pooled")
     facts = {
@@ -148,9 +143,9 @@ def _open_hospitals(
     return hospitals, sizes
 
 
-def _first_lines(say: Say) -> Say:
-    """Of every hospital after the first, only the commands are shown."""
-    return lambda line: say(line) if line.startswith("$") else None
+def _prepare(held_out: Hospital | None, cohort: Path, protocol: TrainingProtocol) -> None:
+    if held_out is not None:
+        prepare_folder(held_out.folder / "dicom", held_out.folder / "labels.csv", cohort, protocol=protocol)
 
 
 def _jobs(
@@ -166,7 +161,7 @@ def _jobs(
 ) -> Iterable[ArmJob]:
     names = [hospital.name for hospital in hospitals.sites]
     scored_on = _scored_on(out, hospitals)
-    for number, chosen in enumerate(_combinations(settings)):
+    for number, chosen in enumerate(combinations(settings)):
         suffix = "".join(f"-{name.split('.')[-1]}-{_as_name(value)}" for name, value in chosen.items())
         for arm in scenario.arms:
             kind, privacy = arm.split("-")
@@ -205,10 +200,6 @@ def _scored_on(out: Path, hospitals: Hospitals) -> tuple[tuple[Path, str], ...]:
     return tuple((out / "sites" / hospital.name / "cohort", "validation") for hospital in hospitals.sites)
 
 
-def _combinations(settings: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
-    return [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
-
-
 def _homes(
     members: list[str], sizes: dict[str, int], scenario: Scenario, *, out: Path, folder: Path, own: bool, key: SigningKey
 ) -> dict[str, tuple[Path, int]]:
@@ -235,16 +226,40 @@ def _homes(
     return homes
 
 
-def _play_all(plan: list[ArmJob], *, jobs: int, progress: Any) -> Iterable[ArmResult]:
-    """Every arm, in order; several at once where asked."""
-    if jobs == 1 or len(plan) == 1:
+def _play_all(plan: list[ArmJob], pool: Executor | None, *, say: Say, progress: Any) -> list[ArmResult]:
+    """Every arm, in order; several at once where there are processes for it, the long ones first."""
+    if pool is None or len(plan) == 1:
         use_one_core()  # small networks gain nothing from a second thread, and wait for it
-        for number, job in enumerate(plan):
-            rounds = parse_protocol(job.protocol).privacy.rounds
-            yield play(job, lambda at, site, what, name=job.name, total=rounds: progress(name, at, total))
-            progress("arms", number + 1, len(plan))
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=use_one_core) as pool:
-        for number, result in enumerate(pool.map(play, plan)):
-            progress("arms", number + 1, len(plan))
-            yield result
+        return [_play_here(job, say, progress) for job in plan]
+    longest = sorted(range(len(plan)), key=lambda index: _patients(plan[index]), reverse=True)
+    futures = {pool.submit(play, plan[index]): index for index in longest}
+    results: dict[int, ArmResult] = {}
+    for number, future in enumerate(as_completed(futures), start=1):
+        results[futures[future]] = future.result()
+        say(_line(results[futures[future]]))
+        progress("runs", number, len(plan))
+    return [results[index] for index in range(len(plan))]
+
+
+def _play_here(job: ArmJob, say: Say, progress: Any) -> ArmResult:
+    rounds = parse_protocol(job.protocol).privacy.rounds
+    result = play(job, lambda at, site, what: progress(f"{job.name}: rounds", at, rounds))
+    say(_line(result))
+    return result
+
+
+def _patients(job: ArmJob) -> tuple[int, bool, int]:
+    """What makes an arm long: its patients, a gradient for each of them, and the sites that answer."""
+    return sum(size for _, size in job.homes.values()), job.private, len(job.homes)
+
+
+def _line(result: ArmResult) -> str:
+    auc = "one class only" if result.score.auc is None else f"AUC {result.score.auc:.3f}"
+    return f"  {result.state}  {result.job.name:<32}  {auc:>9}  {result.seconds:5.1f} s"
+
+
+def _show_ledger(results: Sequence[ArmResult], out: Path, say: Say) -> None:
+    """What the first hospital's own account holds now, where an arm was played on the hospitals' own sites."""
+    own = [home for result in results for home, _ in result.job.homes.values() if home.parent == out / "sites"]
+    for home in own[:1]:
+        site(["ledger", "--home", str(home)], say=say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,29 @@ from fedrad_sim.scenario import Scenario
 
 
 def rows(results: Sequence[ArmResult]) -> list[tuple[str, ...]]:
-    """One row an arm: what, privacy, AUC, interval, epsilon of each hospital, steps, bytes that left."""
-    table: list[tuple[str, ...]] = [("arm", "privacy", "AUC", "95 % interval", "epsilon per hospital", "steps", "bytes that left")]
+    """One row an arm: what, privacy, AUC, interval, epsilon of its hospitals, steps, bytes that left."""
+    table: list[tuple[str, ...]] = [("arm", "privacy", "AUC", "95 % interval", "epsilon", "steps", "bytes that left")]
     for result in results:
         job, score = result.job, result.score
         name = job.kind if job.site is None else f"{job.site} alone"
-        epsilon = " ".join(bound(value) for value in result.epsilon.values()) if job.private else "no bound"
         table.append(
             (
                 name + "".join(f" {key}={value}" for key, value in job.settings.items()),
                 "yes" if job.private else "no",
                 "one class" if score.auc is None else f"{score.auc:.3f}",
                 "" if score.auc_ci is None else f"{score.auc_ci[0]:.3f} … {score.auc_ci[1]:.3f}",
-                epsilon,
+                _epsilons(result),
                 str(result.steps),
                 f"{sum(result.bytes_out.values()):,}",
             )
         )
     return table
+
+
+def _epsilons(result: ArmResult) -> str:
+    """One number where all hospitals' agree, as printed; else the smallest and the largest."""
+    printed = [bound(value) for value in sorted(result.epsilon.values(), key=lambda value: math.inf if value is None else value)]
+    return printed[0] if printed[0] == printed[-1] else f"{printed[0]} … {printed[-1]}"
 
 
 def comparison(results: Sequence[ArmResult], *, unit: str) -> dict[str, Any]:

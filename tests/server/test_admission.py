@@ -84,6 +84,7 @@ def test_a_revoked_site_is_shut_out_and_may_come_back_with_new_keys(home, contro
         ("no/rth", "ab" * 32, ConfigError),
         ("west", "xyz", FormatError),
     ],
+    ids=["taken-name", "taken-key", "malformed-name", "malformed-key"],  # the keys are drawn anew in each process
 )
 def test_a_taken_or_malformed_name_or_key_changes_nothing(home, control, node_key, name, envelope, error):
     admit_site(home, "north", node_key=node_key, envelope_key=ENVELOPE)

@@ -1,7 +1,6 @@
 """A generation being written: images come in any order, the finished folder is sorted and whole, or it never was."""
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
@@ -31,7 +30,7 @@ from fedrad_client.cohort.store import (
 )
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import disk_full, exclusive_lock, fsync_directory, write_atomic, write_json
+from fedrad_common.files import disk_full, exclusive_lock, fsync_directory, is_full, write_atomic, write_json
 
 PART_BYTES = 256 * 10**6
 SPOOL = "spool"
@@ -134,7 +133,12 @@ def new_generation(directory: Path, *, height: int, width: int) -> Iterator[Draf
         BusyError: another ingest is running. FedradError: no space left; the old generation stays current.
     """
     existed = directory.exists()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(directory) from None
+        raise MisuseError("cohort: its folder cannot be made", hint="see `cohort` in site.toml: a path that you may write to") from None
     folder = directory / ".draft.tmp"
     with exclusive_lock(directory / ".lock", what="the cohort"):
         shutil.rmtree(folder, ignore_errors=True)  # of an ingest that was killed
@@ -143,7 +147,7 @@ def new_generation(directory: Path, *, height: int, width: int) -> Iterator[Draf
             with (folder / SPOOL).open("x+b") as spool:
                 yield Draft(folder, height, width, spool, [], [])
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise disk_full(directory) from None
             raise
         finally:
@@ -187,7 +191,13 @@ def publish(draft: Draft, directory: Path, manifest: Manifest) -> Manifest:
     if before and before.model_copy(update={"generation": manifest.generation}) == manifest and _sound(directory):
         return before
     write_json(draft.folder / MANIFEST, manifest.model_dump(mode="json"))
-    draft.folder.rename(directory / folder_name(manifest.generation))
-    fsync_directory(directory)
-    write_atomic(directory / CURRENT, f"{folder_name(manifest.generation)}\n".encode())
+    name = folder_name(manifest.generation)
+    draft.folder.rename(directory / name)
+    try:
+        fsync_directory(directory)
+        write_atomic(directory / CURRENT, f"{name}\n".encode())
+    except BaseException:
+        if not (directory / CURRENT).exists() or current(directory) != manifest.generation:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        raise
     return manifest

@@ -91,7 +91,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise MisuseError(f"{path.name}: is not UTF-8 text", hint="export it as comma-separated UTF-8") from None
     except OSError as error:
-        raise MisuseError(f"{path.name}: cannot be read ({type(error).__name__})") from None
+        raise MisuseError(f"{path.name}: cannot be read ({type(error).__name__})", hint="name a CSV file that you may read") from None
 
 
 def _columns(header: list[str], names: tuple[str, ...], file: str) -> tuple[dict[str, int], dict[Level, int]]:
@@ -101,7 +101,7 @@ def _columns(header: list[str], names: tuple[str, ...], file: str) -> tuple[dict
         hint = f"the header needs one column named {', '.join(LEVELS)}; the separator is a comma"
         raise MisuseError(f"{file}: line 1: no key column among {len(header)} columns", hint=hint)
     if len(set(header)) != len(header):
-        raise MisuseError(f"{file}: line 1: two columns have the same name")
+        raise MisuseError(f"{file}: line 1: two columns have the same name", hint="rename or remove one of them")
     for name in names:
         if name not in header:
             raise MisuseError(f"{file}: line 1: no column {name!r}", hint="the protocol wants this label; names are case-sensitive")

@@ -11,9 +11,9 @@ from fedrad_client.intake.pixels import Geometry
 from fedrad_client.privacy.ledger import read_ledger
 from fedrad_client.site import AUDIT, LEDGER, Home
 from fedrad_common.chain import Chain
-from fedrad_common.progress import progress_bar
 from fedrad_common.errors import MisuseError
 from fedrad_common.profiles import profile
+from fedrad_common.progress import progress_bar
 from fedrad_common.protocol import load_protocol
 
 
@@ -70,7 +70,8 @@ def ingest_folder(home_path: Path, source: Path, *, protocol: Path, labels: Path
             progress=advance,
             workers=config.resources.workers,
         )
-    if done.changed:
-        with Chain.open(home.path / AUDIT, audit.KIND) as log:
+    with Chain.open(home.path / AUDIT, audit.KIND) as log:
+        # By what the log holds, not by what changed: after a full disk the same command again sets it right.
+        if not any(entry.type == "ingest" and entry.body["generation"] == done.generation for entry in log.entries):
             audit.record(log, "ingest", generation=done.generation)
     return IngestReport(done)

@@ -37,7 +37,8 @@ def lines(opening: Opening, account: Account, head: str) -> list[str]:
     bound = "" if account.unbounded_runs == 0 else f"   NO BOUND: {account.unbounded_runs} run(s) without privacy"
     rows = [
         f"privacy ledger of {opening.site}, per patient, over the site's lifetime",
-        f"  ceiling     epsilon {opening.epsilon:g} at delta {opening.delta:g}: holds whatever happens (Rényi filter, order {opening.order:g})",
+        f"  ceiling     epsilon {opening.epsilon:g} at delta {opening.delta:.3g}: holds whatever happens",
+        f"              (Rényi filter, order {opening.order:g})",
         f"  reserved    {'█' * filled}{'░' * (_BAR - filled)} {share:.0%} of the filter; epsilon {reserved:.3f}{bound}",
         f"  left        {1 - share:.0%} of the filter",
     ]
@@ -48,9 +49,8 @@ def lines(opening: Opening, account: Account, head: str) -> list[str]:
         rows.append("  run                      protocol    epsilon (PRV)  noise    rate    steps")
     for run in account.runs:
         epsilon = "no bound" if run["unbounded"] else f"{run['epsilon']:.3f}"
-        rows.append(
-            f"  {run['run']:<24} {run['protocol'][:10]}  {epsilon:>13}  {run['noise_multiplier']:<7g}  {run['sampling_rate']:<6.3g}  {run['steps']}"
-        )
+        drawn = f"{run['noise_multiplier']:<7g}  {run['sampling_rate']:<6.3g}  {run['steps']}"
+        rows.append(f"  {run['run']:<24} {run['protocol'][:10]}  {epsilon:>13}  {drawn}")
     rows.append(f"  answers     {account.answers}, of which {account.extra_answers} charged beyond their run")
     rows.append(f"  head        {head}")
     return rows
