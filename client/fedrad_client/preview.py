@@ -52,7 +52,7 @@ def lines(seen: Preview) -> list[str]:
     ]
     if seen.evaluation_bytes:
         rounds = ", ".join(map(str, protocol.evaluation.rounds))
-        rows.append(f"  after {rounds:<8}1 histogram of validation scores ({seen.evaluation_bytes} bytes; {shown})")
+        rows.append(f"  after rounds  {rounds}: 1 histogram of validation scores ({seen.evaluation_bytes} bytes; {shown})")
     else:
         rows.append("  metrics       none")
     rows += [

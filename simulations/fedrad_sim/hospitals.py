@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrad_common.files import write_atomic
 from fedrad_common.identity import SigningKey
+from fedrad_sim.entropy import seeded_entropy
 from fedrad_sim.processes import one_of_several
 from fedrad_sim.scenario import Scenario, data_path
 
@@ -123,6 +125,8 @@ def open_hospital(hospital: Hospital, home: Path, *, scenario: Scenario, protoco
     settings += ["--validation-fraction", f"{scenario.sites.validation_fraction}"]
     folder, shown = hospital.folder, ["--home", str(home)]
     site(["init", "--local", "--name", hospital.name, "--coordinator", str(public), *settings, *shown], say=say)
+    # A real site's key comes from the operating system; here the same seed must split the same patients again.
+    write_atomic(home / "keys" / "pseudonym.key", seeded_entropy(scenario.seed, f"{hospital.name}: pseudonyms")(32).hex().encode() + b"\n")
     site(["ingest", str(folder / "dicom"), "--labels", str(folder / "labels.csv"), "--protocol", str(protocol), *shown], say=say)
     site(["preview", str(protocol), "--declared-size", str(size), *shown], say=say)
     return size

@@ -1,6 +1,5 @@
-"""Data for scoring only: a folder goes through the run's own intake, under keys that are thrown away, into one part."""
+"""Data for scoring only: a folder goes through the run's own intake, under a key that guards nothing, into one part."""
 
-import os
 from pathlib import Path
 
 from fedrad_client.cohort.dataset import Dataset, load_dataset
@@ -13,14 +12,17 @@ from fedrad_common.protocol import TrainingProtocol
 
 
 def prepare_folder(folder: Path, labels: Path, cohort: Path, *, protocol: TrainingProtocol, workers: int = 1) -> Dataset:
-    """Read, de-identify and normalise `folder` into `cohort`, and return all of it."""
+    """Read, de-identify and normalise `folder` into `cohort`, and return all of it.
+
+    The key is the protocol's hash: the pseudonyms serve only to tell patients apart, and the same data must give the same intervals.
+    """
     ingest(
         folder,
         labels,
         cohort=cohort,
         geometry=Geometry(profile(protocol.input.profile), protocol.input.height, protocol.input.width),
         label_names=protocol.task.labels,
-        keys=PseudonymKeys.from_secret(os.urandom(32)),
+        keys=PseudonymKeys.from_secret(bytes.fromhex(protocol.hash)),
         validation_fraction=0.0,
         workers=workers,
     )

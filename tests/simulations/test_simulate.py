@@ -128,6 +128,16 @@ def test_a_finished_simulation_is_found_again_and_not_played_twice(played) -> No
     assert [arm.score.auc for arm in again.arms] == [arm.score.auc for arm in result.arms]
 
 
+def test_the_same_seed_gives_the_same_model_and_score_and_another_seed_another(tmp_path: Path, played) -> None:
+    scenario = write_scenario(tmp_path, "federated-private")
+    same, other = (fedrad_sim.run(scenario, tmp_path / name, seed=seed).main for name, seed in (("same", 3), ("other", 4)))
+    first = played[1].main
+
+    assert same.score == first.score
+    models = [read_run(arm.job.run).manifests[-1].model for arm in (first, same, other)]
+    assert models[0] == models[1] != models[2]
+
+
 def test_another_scenario_does_not_continue_in_its_folder(tmp_path: Path, played) -> None:
     folder, _ = played
 

@@ -46,11 +46,12 @@ def lines(opening: Opening, account: Account, head: str) -> list[str]:
     marked = f"; {account.marked_validation_runs} run(s) released exact histograms: no bound" if account.marked_validation_runs else ""
     rows.append(f"  validation  epsilon {validation:.3f} of {opening.validation_epsilon:g}, patients never trained on{marked}")
     if account.runs:
-        rows.append("  run                      protocol    epsilon (PRV)  noise    rate    steps")
+        width = max(len(run["run"]) for run in account.runs)
+        rows.append(f"  {'run':<{width}} protocol    epsilon (PRV)  noise    rate    steps")
     for run in account.runs:
         epsilon = "no bound" if run["unbounded"] else f"{run['epsilon']:.3f}"
         drawn = f"{run['noise_multiplier']:<7g}  {run['sampling_rate']:<6.3g}  {run['steps']}"
-        rows.append(f"  {run['run']:<24} {run['protocol'][:10]}  {epsilon:>13}  {drawn}")
+        rows.append(f"  {run['run']:<{width}} {run['protocol'][:10]}  {epsilon:>13}  {drawn}")
     rows.append(f"  answers     {account.answers}, of which {account.extra_answers} charged beyond their run")
     rows.append(f"  head        {head}")
     return rows
