@@ -63,11 +63,11 @@ def test_the_child_evaluates_to_the_same_counts(job: Job) -> None:
 
 
 def test_each_validation_patient_counts_once_a_label(job: Job) -> None:
-    counts = run_inline(dataclasses.replace(job, kind="evaluate"), initial_vector(job.protocol)).reshape(1, 2, 32)
+    counts = run_inline(dataclasses.replace(job, kind="evaluate"), np.zeros_like(initial_vector(job.protocol))).reshape(1, 2, 32)
 
     assert counts.sum() == 12  # 60 patients, every fifth validates
     assert counts[0, 0].sum() == 6
-    assert counts[0, :, 16].sum() == 12  # a head of zeros scores everybody 0.5
+    assert counts[0, :, 16].sum() == 12  # weights of zero score everybody 0.5
 
 
 def test_another_secret_is_another_answer(job: Job) -> None:
