@@ -96,7 +96,7 @@ def current_generation(site: Site) -> int:
     """The newest cohort generation: a run is pinned to the one that was current at its first order."""
     from fedrad_client.cohort.store import current
 
-    return current(site.home.cohort)
+    return current(site.cohort)
 
 
 def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, model: Vector, work: Work, entropy: Entropy) -> Vector:
@@ -108,7 +108,7 @@ def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *
         round=order.round,
         plan=plan,
         secret=stream_key(entropy(32), order, generation),
-        cohort=site.home.cohort,
+        cohort=site.cohort,
         generation=generation,
         resources=site.config.resources,
     )

@@ -106,6 +106,10 @@ class Site:
     def name(self) -> str:
         return self.config.site.name
 
+    @property
+    def cohort(self) -> Path:
+        return self.home.path / self.config.cohort
+
     def approved(self, protocol_hash: str) -> tuple[TrainingProtocol, Plan] | None:
         if protocol_hash not in self._approved:
             found = self.home.approved(protocol_hash)
