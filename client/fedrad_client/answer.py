@@ -6,6 +6,7 @@ vector, or one code of a closed list (privacy.md, rules 9 and 10).
 
 import os
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedrad_client import audit
 from fedrad_client.policy import check_order, refuse
+from fedrad_client.privacy.ledger import covers
 from fedrad_client.privacy.plan import Plan
 from fedrad_client.site import Site
 from fedrad_client.work import Job, Work
@@ -38,11 +40,12 @@ def answer(site: Site, signed: Signed, model: Vector, *, work: Work, entropy: En
     try:
         order = verify(site, signed, model)
         protocol, plan = approved(site, order)
-        check_order(order, protocol, plan)
+        check_order(order, protocol, plan, site.config.policy)
+        if model.size != plan.n_parameters or not np.isfinite(model).all():
+            refuse("malformed-model")  # before anything is spent: it could never be answered
         sealed = site.outbox.get(order.question)
         if sealed is not None:
-            audit.record(site.audit, "resend", run=order.run, epoch=order.epoch, round=order.round, question=order.question)
-            return sealed
+            return resend(site, order, sealed)
         sequence = reserve(site, order, protocol, plan)
         vector = run_work(site, order, protocol, plan, model=model, work=work, entropy=entropy)
         return release(site, order, seal(site, order, plan, vector, sequence=sequence, protocol=protocol), vector)
@@ -87,8 +90,11 @@ def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan) ->
         body = entry.body
         if entry.type == "release" and (body["run"], body["round"], body["kind"]) == (order.run, order.round, order.kind):
             refuse("answered")
-    if site.ledger.generation_of(order.run) is None:
+    begun = site.ledger.run(order.run)
+    if begun is None:
         site.ledger.reserve_run(order.run, protocol=protocol, plan=plan, generation=current_generation(site))
+    elif not covers(begun, protocol, plan):
+        refuse("other-run")  # what was reserved pays for that protocol and plan alone
     return site.ledger.reserve_answer(order, protocol=protocol, plan=plan)
 
 
@@ -160,20 +166,33 @@ def spent(order: Order, plan: Plan, protocol: TrainingProtocol) -> Privacy:
 def release(site: Site, order: Order, envelope: Signed, vector: Vector) -> Answer:
     """Seal into the outbox, then write the release intent; after that only these bytes ever answer this question."""
     site.outbox.put(order.question, envelope, vector)
+    return leave(site, order, Answer(envelope=envelope, vector=vector), event="release")
+
+
+def resend(site: Site, order: Order, sealed: Answer) -> Answer:
+    """The same bytes again, for free. Sealed by a process that died before it could say so, they are released now."""
+    known = any(entry.type == "release" and entry.body["question"] == order.question for entry in site.audit.entries)
+    return leave(site, order, sealed, event="resend" if known else "release")
+
+
+def leave(site: Site, order: Order, given: Answer, *, event: Literal["release", "resend"]) -> Answer:
+    """Name every byte in the audit log, then let it go."""
+    assert given.envelope is not None
+    assert given.vector is not None
     audit.record(
         site.audit,
-        "release",
+        event,
         run=order.run,
         epoch=order.epoch,
         round=order.round,
         kind=order.kind,
         question=order.question,
-        envelope=envelope.digest,
-        payload=vector_hash(vector),
-        bytes=vector.nbytes,
+        envelope=given.envelope.digest,
+        payload=vector_hash(given.vector),
+        bytes=given.vector.nbytes,
     )
     site.epochs[order.run] = order.epoch
-    return Answer(envelope=envelope, vector=vector)
+    return given
 
 
 def refused(site: Site, order: Order | None, *, code: RefusalCode, reason: str) -> Answer:

@@ -19,6 +19,8 @@ from fedrad_common.protocol import TrainingProtocol, parse_protocol
 if TYPE_CHECKING:
     from fedrad_client.cohort.store import Cohort
 
+LEAST_OF_A_CLASS = 50  # validation patients, for exact histograms
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -49,9 +51,11 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     protocol = parse_protocol(content)
     n_parameters = initial_vector(protocol).size
     check_delta(opening.delta, declared_size)
-    warnings = gates(open_cohort(home.cohort), protocol, declared_size)
+    cohort = open_cohort(home.cohort)
+    warnings = gates(cohort, protocol, declared_size)
     plan = make_plan(
         protocol,
+        n_parameters=n_parameters,
         declared_size=declared_size,
         delta=opening.delta,
         order=opening.order,
@@ -62,7 +66,7 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     validation_after = account.validation + evaluation_cost(protocol, plan, opening.order)
     unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0
     before = epsilon_at(account.training, order=opening.order, delta=opening.delta)
-    obstacles = list(refusals(protocol, config.policy, n_parameters))
+    obstacles = [*refusals(protocol, config.policy, n_parameters), *exact_metrics_obstacles(cohort, protocol)]
     if after > opening.budget or validation_after > opening.validation_budget:
         obstacles.append(
             f"privacy.epsilon: {protocol.privacy.epsilon} does not fit below this site's ceiling {opening.epsilon:g}; "
@@ -141,6 +145,25 @@ def gates(cohort: "Cohort", protocol: TrainingProtocol, declared_size: int) -> t
         if not {0.0, 1.0} <= set(training.labels[:, index].tolist()):
             warnings.append(f"label {label!r}: all training images are of one class; this site teaches the model nothing about the other")
     return tuple(warnings)
+
+
+def exact_metrics_obstacles(cohort: "Cohort", protocol: TrainingProtocol) -> list[str]:
+    """Exact histograms want enough validation patients of each class (privacy.md, rule 11); seen here, locally, never at run time."""
+    if protocol.evaluation.release != "exact" or not protocol.evaluation.rounds:
+        return []
+    import numpy as np
+
+    from fedrad_client.cohort.dataset import load_dataset
+
+    validation = load_dataset(cohort, part="validation", labels=protocol.task.labels)
+    short = []
+    for index, label in enumerate(protocol.task.labels):
+        known = ~np.isnan(validation.labels[:, index])
+        positive = set(validation.owner[known & (validation.labels[:, index] == 1)].tolist())
+        negative = set(validation.owner[known].tolist()) - positive
+        if min(len(positive), len(negative)) < LEAST_OF_A_CLASS:
+            short.append(f"evaluation.release: exact histograms of {label!r} want {LEAST_OF_A_CLASS} validation patients of each class")
+    return short
 
 
 def check_delta(delta: float, declared_size: int) -> None:

@@ -40,7 +40,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from fedrad_common.errors import FormatError
+from fedrad_common.errors import FedradError, FormatError
 from fedrad_common.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,10 @@ class Executor:
         """An order is handed out once: it is noted on disk, so that a killed node can say that it never answered."""
         head = message_from_proto(proto)
         TaskIdentity.run_id, TaskIdentity.task_id = head.metadata.run_id, head.metadata.dst_task_id or 0
-        write_atomic(self.memory / "interrupted", proto.SerializeToString())
+        try:
+            write_atomic(self.memory / "interrupted", proto.SerializeToString())
+        except FedradError as error:  # the note is a courtesy; on a full disk the site still has a word to say
+            log.warning("an order could not be noted: %s", type(error).__name__)
         try:
             message = self._fetch(fleet, head, tree)
         except FormatError:
@@ -171,7 +174,7 @@ class Executor:
             log.info("order received")
             self._push(fleet, self.answer(message))
             log.info("answer sent")
-        (self.memory / "interrupted").unlink()
+        (self.memory / "interrupted").unlink(missing_ok=True)
 
     def _report_interrupted(self, fleet: Any) -> None:
         """The coordinator then asks again at once, and the outbox answers for free, instead of waiting for a deadline."""

@@ -17,6 +17,9 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
     "not-approved": ("policy", "the order's protocol was not approved here"),
     "other-model": ("policy", "the model's bytes are not those that the order names"),
     "stale-epoch": ("policy", "the order comes from an older epoch of the run"),
+    "other-run": ("policy", "the run was begun here with another protocol or another plan"),
+    "malformed-model": ("policy", "the model has another length than the protocol's network, or is not finite"),
+    "tightened": ("policy", "the site's policy no longer accepts this protocol"),
     "no-such-round": ("policy", "the protocol has no such round, or no evaluation after it"),
     "no-evaluation": ("policy", "this site does not evaluate for this protocol"),
     "answered": ("policy", "this round was answered already, for another model"),
@@ -32,8 +35,11 @@ def refuse(reason: str) -> NoReturn:
     raise Refusal(code, sentence, hint=reason)
 
 
-def check_order(order: Order, protocol: TrainingProtocol, plan: Plan) -> None:
-    """Refuse an order that the approved protocol does not contain."""
+def check_order(order: Order, protocol: TrainingProtocol, plan: Plan, policy: Policy) -> None:
+    """Refuse an order that the approved protocol does not contain, or that the policy, as it is now, would not approve."""
+    private = protocol.privacy.unit == "patient"
+    if any(refusals(protocol, policy, plan.n_parameters)) or (private and plan.noise_multiplier < policy.min_noise_multiplier):
+        refuse("tightened")
     if order.round > protocol.privacy.rounds:
         refuse("no-such-round")
     if order.kind == "evaluate":

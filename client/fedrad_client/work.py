@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Exit status of the child -> what may be said about it. No text of the child's is ever read.
 EXIT_CODES = {3: "input", 4: "memory", 5: "error"}
 # What the child may know of our environment: nothing that could hold a secret.
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "VIRTUAL_ENV")
+ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV")
 _CACHED_FEATURES = 1 << 26  # numbers of one part, 256 MiB
 
 
@@ -76,8 +76,9 @@ def run_child(job: Job, model: Vector) -> Vector:
         folder = Path(name)
         (folder / "model.f32").write_bytes(model.astype("<f4", copy=False).tobytes())
         child = subprocess.Popen(
-            [sys.executable, "-m", "fedrad_client.work", str(folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment(job.resources), close_fds=True,
+            [sys.executable, "-P", "-m", "fedrad_client.work", str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment(job.resources),
+            close_fds=True, cwd=folder,
         )  # fmt: skip
         try:
             child.communicate(to_json(job))
@@ -159,6 +160,8 @@ def _compute(job: Job, model: Vector, *, keep: bool) -> Vector:
     fixed = keep and (part == "validation" or job.protocol.training.augmentation == "none")
     features = _features(job.cohort, job.generation, part, _picture(job.protocol)) if fixed else None
     if job.kind == "train":
+        if (job.protocol.privacy.unit == "patient") != (job.plan.noise_multiplier > 0):
+            raise MisuseError(f"plan: noise {job.plan.noise_multiplier} for a protocol with unit {job.protocol.privacy.unit!r}")
         from fedrad_client.privacy.training import train
 
         train(

@@ -44,7 +44,8 @@ class Privacy(Section):
 
     unit: Literal["patient", "none"]  # "none": no privacy; a site refuses it unless its policy allows unbounded releases
     epsilon: PositiveFloat | None = None  # of the whole run, per patient (PRV); required with unit "patient"
-    clip_norm: PositiveFloat = 1.0  # L2 bound on one patient's gradient
+    # L2 bound on one patient's gradient; not so small or large that floating point could not hold it
+    clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     expected_batch: PositiveFloat  # B, patients; the sampling rate at a site is q = min(1, B / N)
     steps_per_round: PositiveInt
     rounds: PositiveInt

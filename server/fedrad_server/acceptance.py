@@ -42,6 +42,8 @@ REJECTION_CODES: tuple[RejectionCode, ...] = get_args(RejectionCode)
 
 _PHASES: dict[Kind, int] = {"train": 0, "evaluate": 1}  # within a round, in this order
 _LARGEST_COUNT = 2.0**24  # beyond it float32 does not hold every whole number
+_LARGEST_NOISE = 1e4  # of a histogram cell, in patients: more would drown every other site's
+_SPREAD = 10  # standard deviations that the sum of a noised histogram may stray
 _LARGEST_SIZE = 10**9  # patients; a weight of 400 digits would not even be a float
 _LARGEST_SEQUENCE = 2**63 - 1
 
@@ -131,11 +133,13 @@ def _is_short(envelope: Envelope, vector: Vector, question: Question) -> bool:
 
 
 def _counts(envelope: Envelope, vector: Vector, question: Question) -> bool:
-    """Noised counts may be negative; half patients there are none."""
-    del envelope
+    """Noised counts may be negative; half patients there are none, and no more than were declared, give or take the stated noise."""
     if question.order.kind != "evaluate":
         return True
-    return bool((np.abs(vector) <= _LARGEST_COUNT).all() and (vector == np.rint(vector)).all())
+    noise = envelope.privacy.noise_multiplier
+    most = len(question.protocol.task.labels) * envelope.declared_size + _SPREAD * noise * math.sqrt(vector.size)
+    believable = noise <= _LARGEST_NOISE and bool((np.abs(vector) <= _LARGEST_COUNT).all())
+    return believable and abs(float(vector.sum(dtype=np.float64))) <= most and bool((vector == np.rint(vector)).all())
 
 
 # In this order: who asks whom first, then what is cheap, and the vector's bytes last. The first that does not hold gives the code.

@@ -268,6 +268,76 @@ def test_a_run_is_pinned_to_the_generation_of_its_first_order(north: Asked, writ
     assert seen == [1, 1, 2]
 
 
+@pytest.fixture
+def approve_another(north: Asked, protocol_bytes: bytes):
+    """Approve a second protocol at the same site, and return its hash."""
+
+    def approved(*replaced: tuple[bytes, bytes]) -> str:
+        content = protocol_bytes
+        for old, new in replaced:
+            content = content.replace(old, new)
+        approve(north.site, content, declared_size=60)
+        return parse_protocol(content).hash
+
+    return approved
+
+
+def test_a_run_id_pays_for_the_protocol_it_was_begun_with_and_for_no_other(north: Asked, approve_another) -> None:
+    """The id is the coordinator's to choose: under the id of a cheap run, a dear one would train unpaid."""
+    dear = approve_another((b"epsilon = 2.0\nexpected", b"epsilon = 3.0\nexpected"), (b"rounds = 3", b"rounds = 9"))
+    north.ask()
+    before = north.spent
+
+    assert north.ask(protocol=dear, round=4, by=never) == Answer(refusal="policy")
+    assert north.last["reason"] == "other-run"
+    assert north.spent == before
+
+
+def test_the_ledger_itself_refuses_an_answer_that_its_run_did_not_pay_for(north: Asked, protocol_bytes: bytes) -> None:
+    from fedrad_common.errors import BudgetError
+
+    north.ask()
+    found = north.site.approved(north.protocol.hash)
+    assert found is not None
+    with pytest.raises(BudgetError, match="nothing was reserved"):
+        north.site.ledger.reserve_answer(
+            north.order(round=2), protocol=found[0], plan=found[1].model_copy(update={"noise_multiplier": 0.6})
+        )
+
+
+@pytest.mark.parametrize("model", [np.zeros(15, np.float32), np.full(16, np.nan, np.float32)], ids=["length", "nan"])
+def test_an_order_that_could_never_be_answered_costs_nothing(north: Asked, model: Vector) -> None:
+    order = north.order(model=vector_hash(model), length=model.size)
+
+    assert answer(north.site, sign(order, north.key), model, work=never) == Answer(refusal="policy")
+    assert north.last["reason"] == "malformed-model"
+    assert north.spent == 0
+
+
+def test_bytes_sealed_by_a_process_that_died_are_named_in_the_audit_log_before_they_leave(
+    north: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fedrad_client.answer as room
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.audit, "record", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            north.ask()
+    given = north.reopen().ask(by=never)
+    released = [entry.body for entry in north.site.audit.entries if entry.type == "release"]
+
+    assert [body["payload"] for body in released] == [vector_hash(given.vector)]
+
+
+def test_a_policy_that_was_tightened_after_the_approval_is_obeyed(north: Asked) -> None:
+    north.ask()
+    path = north.site.home.path / "site.toml"
+    path.write_text(path.read_text().replace("max_epsilon_per_run = 8.0", "max_epsilon_per_run = 0.1"))
+
+    assert north.reopen().ask(round=2, by=never) == Answer(refusal="policy")
+    assert north.last["reason"] == "tightened"
+
+
 def test_envelopes_carry_no_parameter_that_the_coordinator_sent(north: Asked) -> None:
     """q, sigma and delta come from the plan; an order has no field for them at all."""
     assert not {"noise_multiplier", "sampling_rate", "epsilon", "delta", "clip_norm", "seed"} & set(Order.model_fields)

@@ -31,7 +31,7 @@ def job(tmp_path: Path, protocol: TrainingProtocol, write_cohort) -> Job:
     cohort = tmp_path / "cohort"
     write_cohort(cohort)
     plan = Plan(
-        protocol=protocol.hash, declared_size=50, sampling_rate=0.3, expected_batch=15.0, noise_multiplier=1.0, delta=1e-4,
+        protocol=protocol.hash, n_parameters=1, declared_size=50, sampling_rate=0.3, expected_batch=15.0, noise_multiplier=1.0, delta=1e-4,
         epsilon=8.0, step_cost=0.1, evaluation="exact", evaluation_noise=0.0,
     )  # fmt: skip
     return Job(
@@ -60,6 +60,16 @@ def test_the_child_evaluates_to_the_same_counts(job: Job) -> None:
     job = dataclasses.replace(job, kind="evaluate", plan=noised)
 
     np.testing.assert_array_equal(run_child(job, model), run_inline(job, model))
+
+
+def test_a_childs_code_is_never_taken_from_the_folder_it_was_started_in(job: Job, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m` puts the current folder first on its path: a file beside the images would run with the noise's secret."""
+    (tmp_path / "pydantic.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run_child(job, initial_vector(job.protocol))
+
+    assert not (tmp_path / "taken").exists()
 
 
 def test_each_validation_patient_counts_once_a_label(job: Job) -> None:

@@ -79,7 +79,8 @@ class Site:
         fields: dict[str, object] = {
             "site": self.name, "run": order.run, "epoch": order.epoch, "round": order.round, "kind": order.kind, "sequence": self.sequence,
             "protocol": order.protocol, "model": order.model, "length": vector.size, "payload": vector_hash(vector),
-            "declared_size": self.size, "privacy": Privacy(noise_multiplier=0.0, sampling_rate=1.0, steps=1, delta=0.0), "ledger": "a" * 64,
+            "declared_size": self.size, "ledger": "a" * 64,
+            "privacy": Privacy(noise_multiplier=0.0 if order.kind == "train" else 10.0, sampling_rate=1.0, steps=1, delta=0.0),
         }  # fmt: skip
         return Answer(sign(Envelope.model_validate({**fields, **changes}), self.key), vector)
 

@@ -47,6 +47,16 @@ def test_no_patient_adds_more_than_the_bound(scale: float, clip: float) -> None:
     assert norm(released(optimizer)) * BATCH <= clip
 
 
+def test_no_clip_norm_is_so_small_that_a_gradient_hides_from_it() -> None:
+    """A float32 square of 2e-23 is 0: a norm taken in float32 would let such a row through unclipped."""
+    from fedrad_client.privacy.optimizer import _squared_norms
+
+    row = torch.full((1, 1000), 2e-23)
+
+    assert float(_squared_norms(row).sqrt()) == pytest.approx(2e-23 * 1000**0.5, rel=1e-6)
+    assert float(row.square().sum().sqrt()) == 0  # the way it hides otherwise
+
+
 def test_the_bound_leaves_room_for_rounding_in_a_large_network() -> None:
     optimizer = optimizer_of(Weights(((1000, 1000),)))
 

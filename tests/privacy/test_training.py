@@ -62,6 +62,7 @@ def protocol(**settings: object) -> TrainingProtocol:
 
 def plan(*, sigma: float = 0.0, rate: float = 1.0, batch: float = 5.0) -> Plan:
     return Plan(
+        n_parameters=1,
         protocol="0" * 64, declared_size=50, sampling_rate=rate, expected_batch=batch, noise_multiplier=sigma, delta=1e-5,
         epsilon=8.0, step_cost=0.1, evaluation="none", evaluation_noise=0.0,
     )  # fmt: skip

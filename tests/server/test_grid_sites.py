@@ -152,6 +152,17 @@ def test_asking_again_sends_a_new_message_and_the_first_one_may_still_be_answere
     assert sites.poll(1.0) == [("north", REFUSAL)]
 
 
+def test_a_late_refusal_of_an_older_order_is_no_word_on_the_new_one():
+    """Else a site that was busy in one round would lose its answer to the next."""
+    grid = FakeGrid({"north": 7})
+    sites = sites_on(grid)
+    sites.ask(["north"], order(), MODEL)
+    sites.ask(["north"], order("evaluate"), MODEL)
+    grid.replies = {0: messages.answer_content(REFUSAL)}
+
+    assert sites.poll(1.0) == []
+
+
 def test_an_error_about_an_older_order_asks_nobody():
     grid = FakeGrid({"north": 7})
     sites = sites_on(grid)

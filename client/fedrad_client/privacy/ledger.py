@@ -60,12 +60,14 @@ class Ledger:
     def account(self) -> Account:
         return account_of(self.chain.entries)
 
+    def run(self, run: str) -> dict[str, Any] | None:
+        """What was reserved for a run at its first order; None before it."""
+        return next((entry.body for entry in self.chain.entries if entry.type == "run" and entry.body["run"] == run), None)
+
     def generation_of(self, run: str) -> int | None:
         """The cohort generation that a run was pinned to at its first order; None before it."""
-        for entry in self.chain.entries:
-            if entry.type == "run" and entry.body["run"] == run:
-                return int(entry.body["generation"])
-        return None
+        begun = self.run(run)
+        return None if begun is None else int(begun["generation"])
 
     def reserve_run(self, run: str, *, protocol: TrainingProtocol, plan: Plan, generation: int) -> None:
         """Reserve a whole run, at its first round, all of its steps and evaluations; an early end gives nothing back.
@@ -98,6 +100,9 @@ class Ledger:
         Raises:
             BudgetError: a second answer to the round does not fit below the ceiling.
         """
+        begun = self.run(order.run)
+        if begun is None or not covers(begun, protocol, plan):
+            raise BudgetError("ledger: nothing was reserved for this run with this protocol and plan")
         again = any(e.type == "answer" and _same_round(e.body, order.run, order.round, order.kind) for e in self.chain.entries)
         cost = validation_cost = 0.0
         if again and order.kind == "train":
@@ -125,6 +130,19 @@ class Ledger:
                 f"ledger: {line}: {cost:.4g} more Rényi divergence on top of {spent:.4g} would cross the budget of {budget:.4g}",
                 hint=f"the ceiling epsilon {self.opening.epsilon:g} holds for the site's lifetime; ask for a protocol with less epsilon",
             )
+
+
+def covers(begun: dict[str, Any], protocol: TrainingProtocol, plan: Plan) -> bool:
+    """Whether a `run` entry paid for this protocol with these parameters: an id alone is the coordinator's to choose."""
+    wanted = {
+        "noise_multiplier": plan.noise_multiplier,
+        "protocol": protocol.hash,
+        "sampling_rate": plan.sampling_rate,
+        "steps": protocol.privacy.steps,
+        "unbounded": plan.noise_multiplier == 0,
+        "validation_marked": plan.evaluation == "exact",
+    }
+    return all(begun[key] == value for key, value in wanted.items())
 
 
 @dataclass(frozen=True)

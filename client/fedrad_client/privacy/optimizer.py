@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedrad_client.privacy.noise import NoiseSource
 
 GRID = 2.0**-24  # times the clip norm: released sums are multiples of it
-_NORM_ERROR = 1e-4  # relative, of a norm in float32, with room to spare
+_NORM_ERROR = 1e-6  # relative, of a norm summed in float64 and of the factor, with room to spare
 _COLUMNS = 8192  # of a matrix product in float64, so that the widened rows stay in the processor's cache
 
 
@@ -54,7 +54,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
         finite = torch.isfinite(squares)
         if not bool(finite.all()):  # by selection: 0 × NaN is NaN
             rows, squares = [each[finite] for each in rows], squares[finite]
-        factors = (self.bound / squares.sqrt().clamp(min=1e-30)).clamp(max=1.0)
+        factors = (self.bound / squares.sqrt().clamp(min=1e-300)).clamp(max=1.0)
         for parameter, each in zip(self.params, rows, strict=True):
             total = _weighted_sum(factors, each).view(parameter.shape)
             parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
@@ -83,9 +83,9 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """(n,) float64; infinite or NaN where a row is, or where its norm leaves float32's range."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return norms.double().square()
+    """(n, d) float32 -> (n,) float64; infinite or NaN where a row is."""
+    # In float64 throughout: a float32 square of an element below 1e-22 is 0, and a hostile model with a tiny clip norm would hide there.
+    return torch.stack([part.double().square().sum(1) for part in torch.split(rows, _COLUMNS, dim=1)]).sum(0)
 
 
 def _weighted_sum(factors: Tensor, rows: Tensor) -> Tensor:

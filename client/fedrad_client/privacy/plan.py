@@ -18,6 +18,7 @@ class Plan(Section):
 
     format: Literal["fedrad-plan-1"] = "fedrad-plan-1"
     protocol: Sha256
+    n_parameters: PositiveInt  # of the network, so that an order for another one is refused before it costs anything
     declared_size: PositiveInt  # N, patients, as typed; never the count
     sampling_rate: Annotated[float, Field(gt=0, le=1)]  # q = min(1, B / N), of each step
     expected_batch: Annotated[float, Field(gt=0)]  # q × N, the divisor of every step's noisy sum
@@ -30,7 +31,14 @@ class Plan(Section):
 
 
 def make_plan(
-    protocol: TrainingProtocol, *, declared_size: int, delta: float, order: float, least_noise: float, validation_fraction: float
+    protocol: TrainingProtocol,
+    *,
+    n_parameters: int,
+    declared_size: int,
+    delta: float,
+    order: float,
+    least_noise: float,
+    validation_fraction: float,
 ) -> Plan:
     """Compute q and sigma for one site. Depends on the declared size alone, never on the data (privacy.md, rules 2 and 3)."""
     from fedrad_common.accounting import GaussianEvent, calibrate, epsilon_prv, rdp
@@ -48,6 +56,7 @@ def make_plan(
         evaluation = "none"
     return Plan(
         protocol=protocol.hash,
+        n_parameters=n_parameters,
         declared_size=declared_size,
         sampling_rate=sampling_rate,
         expected_batch=sampling_rate * declared_size,

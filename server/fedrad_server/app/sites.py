@@ -36,6 +36,7 @@ class GridSites:
         self._open: deque[tuple[str, str, int]] = deque()  # (message id, site, turn), the least recently looked at first
         self._unsent: set[str] = set()
         self._turn, self._repeats = 0, dict[str, int]()
+        self._orders: dict[int, str] = {}  # by turn
         self._content, self._type, self._group = RecordDict(), "", ""
 
     def ask(self, sites: Collection[str], order: Signed, model: Vector) -> None:
@@ -43,6 +44,7 @@ class GridSites:
         asked = order.peek(Order, what="order")
         self._content, self._type, self._group = messages.order_content(order, model), _TYPES[asked.kind], str(asked.round)
         self._turn, self._unsent, self._repeats = self._turn + 1, set(sites), dict.fromkeys(sites, _REPEATS)
+        self._orders[self._turn] = order.digest
         self._send()
 
     def poll(self, timeout: float) -> list[tuple[str, Answer]]:
@@ -55,7 +57,9 @@ class GridSites:
                 if found is None:
                     self._open.append((number, site, turn))
                 elif isinstance(found, Answer):
-                    return [(site, found)]
+                    if self._orders[turn] == self._orders[self._turn] or found.envelope is not None:
+                        return [(site, found)]
+                    # a refusal of an earlier order is no word on this one
                 elif turn == self._turn and self._repeats[site]:
                     self._repeats[site] -= 1
                     self._unsent.add(site)
