@@ -1,6 +1,7 @@
 """A person accepts a protocol: gates on this site's own data, its own noise, and the protocol's bytes kept under their hash."""
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,21 @@ def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
         # Before the folder gets its name: no approval may count that the log does not know.
         audit.record(site.audit, "approve", protocol=seen.protocol.hash, declared_size=declared_size, epsilon=seen.plan.epsilon)
     return seen
+
+
+def withdraw_approval(site: Site, prefix: str) -> str:
+    """Take an approval back: orders for the protocol are refused from now on; what was spent stays spent. Returns the hash.
+
+    Raises:
+        MisuseError: `prefix` names no approved protocol, or several.
+    """
+    found = [name for name in site.home.approvals if name.startswith(prefix)]
+    if len(found) != 1 or not prefix:
+        raise MisuseError(f"protocol {prefix!r}: names {len(found)} approved protocols", hint="`fedrad-site status` lists their hashes")
+    audit.record(site.audit, "withdraw-approval", protocol=found[0])
+    shutil.rmtree(site.home.path / "approved" / found[0])
+    site.forget_approval(found[0])
+    return found[0]
 
 
 def gates(cohort: "Cohort", protocol: TrainingProtocol, declared_size: int) -> tuple[str, ...]:

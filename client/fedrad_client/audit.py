@@ -5,9 +5,10 @@ from typing import Any, Literal
 from fedrad_common.chain import Chain, Entry
 
 KIND = "audit"
-# approve: a person accepted a protocol · refuse: an order was answered with a code · release: these bytes may leave from now on
+# approve, withdraw-approval: a person accepted a protocol, or took that back
+# refuse: an order was answered with a code · release: these bytes may leave from now on
 # resend: the same bytes again · ingest: a new cohort generation · pause, resume: by a person
-Event = Literal["approve", "refuse", "release", "resend", "ingest", "pause", "resume"]
+Event = Literal["approve", "withdraw-approval", "refuse", "release", "resend", "ingest", "pause", "resume"]
 
 
 def record(chain: Chain, event: Event, **facts: str | int | float | bool | None) -> Entry:

@@ -142,6 +142,24 @@ def approve(
 
 
 @app.command()
+def unapprove(
+    protocol: Annotated[str, typer.Argument(help="The protocol's hash, or its first digits (`fedrad-site status`).")],
+    home: HomeOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an approval back: its orders are refused from now on. What was spent stays spent.
+
+    Example: fedrad-site unapprove 86bdb4ad
+    """
+    from fedrad_client.approval import withdraw_approval
+    from fedrad_client.site import open_site
+
+    with open_site(home) as site:
+        name = withdraw_approval(site, protocol)
+    emit({"protocol": name, "approved": False}, as_json=as_json, lines=(f"no longer approved: {name[:16]}",))
+
+
+@app.command()
 def ledger(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
     """Show the privacy account: ceiling, what is reserved, what is left, run by run.
 

@@ -118,6 +118,9 @@ class Site:
             self._approved[protocol_hash] = found
         return self._approved[protocol_hash]
 
+    def forget_approval(self, protocol_hash: str) -> None:
+        self._approved.pop(protocol_hash, None)
+
     def close(self) -> None:
         self.audit.close()
         self.ledger.close()

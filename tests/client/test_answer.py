@@ -338,6 +338,17 @@ def test_a_policy_that_was_tightened_after_the_approval_is_obeyed(north: Asked) 
     assert north.last["reason"] == "tightened"
 
 
+def test_an_approval_that_was_taken_back_is_obeyed_at_once(north: Asked) -> None:
+    from fedrad_client.approval import withdraw_approval
+
+    north.ask()
+    withdraw_approval(north.site, north.protocol.hash[:8])
+
+    assert north.ask(round=2, by=never) == Answer(refusal="policy")
+    assert north.last["reason"] == "not-approved"
+    assert north.spent > 0
+
+
 def test_envelopes_carry_no_parameter_that_the_coordinator_sent(north: Asked) -> None:
     """q, sigma and delta come from the plan; an order has no field for them at all."""
     assert not {"noise_multiplier", "sampling_rate", "epsilon", "delta", "clip_norm", "seed"} & set(Order.model_fields)
