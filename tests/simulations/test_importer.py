@@ -11,7 +11,6 @@ import pytest
 from fedrad_common.errors import MisuseError
 from fedrad_sim.importer import Imported, import_arrays
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 RNG = np.random.default_rng(0)
 
 
@@ -227,10 +226,8 @@ def test_an_interrupted_import_keeps_the_earlier_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "some.npz"]
 
 
-def test_the_five_institutions_of_lgg_keep_their_110_patients(tmp_path: Path) -> None:
-    source = DATA / "lgg_mri" / "lgg64_flair_mask.npz"
-    if not source.is_file():
-        pytest.skip("real data is absent: lgg_mri/lgg64_flair_mask.npz")
+def test_the_five_institutions_of_lgg_keep_their_110_patients(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "lgg_mri" / "lgg64_flair_mask.npz"
     imported = import_arrays(
         source, image="flair", label="label", mask="mask", patient="patient", site="site", profile="mr", out=tmp_path / "lgg"
     )
@@ -238,10 +235,8 @@ def test_the_five_institutions_of_lgg_keep_their_110_patients(tmp_path: Path) ->
     assert (imported.n_patients, imported.n_shared, imported.n_images) == (110, 0, 3929)
 
 
-def test_pneumonia_splits_into_five_hospitals(tmp_path: Path) -> None:
-    source = DATA / "pneumonia_cxr" / "pneumonia_cxr_28.npz"
-    if not source.is_file():
-        pytest.skip("real data is absent: pneumonia_cxr/pneumonia_cxr_28.npz")
+def test_pneumonia_splits_into_five_hospitals(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "pneumonia_cxr" / "pneumonia_cxr_28.npz"
     imported = import_arrays(
         source, image="train_images", label="train_labels", names=("pneumonia",), split="dirichlet:2.0", out=tmp_path / "pneumonia"
     )

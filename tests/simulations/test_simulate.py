@@ -201,3 +201,14 @@ def test_pneumonia_learns_from_real_radiographs_with_privacy(shared_data: Path, 
     assert result.unit == "image"
     assert result.main.score.auc > 0.85
     assert result.main.worst_epsilon <= 4
+
+
+def test_the_institution_with_one_patient_trains_and_never_evaluates(shared_data: Path, tmp_path: Path) -> None:
+    settings = {"privacy.rounds": [1], "privacy.steps_per_round": [1], "evaluation.rounds": [[1]], "evaluation.epsilon": [4.0]}
+    result = fedrad_sim.run("lgg", tmp_path / "out", arms=["federated-plain"], settings=settings)
+    records = read_run(result.main.job.run)
+
+    assert result.main.state == "finished"
+    assert sorted(records.manifests[1].updates) == ["CS", "DU", "EZ", "FG", "HT"]
+    assert "EZ" not in records.histograms(1)
+    assert {"DU", "HT"} <= records.histograms(1).keys()
