@@ -199,6 +199,7 @@ def test_pneumonia_learns_from_real_radiographs_with_privacy(shared_data: Path, 
     )
 
     assert result.unit == "image"
+    assert "H1" in read_run(result.main.job.run).histograms(12)  # a hospital of 1,792 declared images evaluates
     assert result.main.score.auc > 0.85
     assert result.main.worst_epsilon <= 4
 
@@ -210,5 +211,4 @@ def test_the_institution_with_one_patient_trains_and_never_evaluates(shared_data
 
     assert result.main.state == "finished"
     assert sorted(records.manifests[1].updates) == ["CS", "DU", "EZ", "FG", "HT"]
-    assert "EZ" not in records.histograms(1)
-    assert {"DU", "HT"} <= records.histograms(1).keys()
+    assert "EZ" not in records.histograms(1)  # nor does any hospital too small for 10 validation patients
