@@ -107,6 +107,7 @@ def test_an_answer_without_room_is_the_code_disk_and_nothing_is_refunded(tmp_pat
     def work(job, model):
         return np.random.default_rng(list(job.secret)).normal(size=model.size).astype(np.float32)
 
+    protocol_bytes = protocol_bytes.replace(b"length = 16", b"length = %d" % model.size)
     with small_disk(tmp_path / "north", 512) as disk:
         home = make_site()
         with open_site(home.path) as site:
