@@ -34,7 +34,7 @@ WALLS = {
     },
     "opendp": {"fedrad_client/privacy"},
     "ray": {"fedrad_sim/ray"},
-    "plotly": {"fedrad_server/report"},
+    "plotly": {"fedrad_common/page"},
 }  # fmt: skip
 GPL = {"krippendorff", "pylibjpeg_libjpeg", "libjpeg"}
 

@@ -6,10 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from fedrad_common.errors import REFUSAL_CODES
+from fedrad_common.page.markup import Content, Markup, element, figure, join, note, section, table
 from fedrad_common.records import Envelope, RoundManifest
 from fedrad_server.report import figures, words
 from fedrad_server.report.inputs import ReportInput
-from fedrad_server.report.markup import Content, Markup, element, figure, join, note, section, table
 from fedrad_server.report.privacy import SitePrivacy, group_epsilon, worst_event
 from fedrad_server.report.results import Part
 

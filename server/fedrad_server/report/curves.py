@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_common import metrics
+from fedrad_common.page.drawing import INK, QUIET, Spec, base_layout, plain_name
 from fedrad_server.report.comparison import Arm
-from fedrad_server.report.figures import INK, KIND_COLOUR, POOLED, QUIET, Spec, base_layout, plain_name, site_colour
+from fedrad_server.report.figures import KIND_COLOUR, POOLED, site_colour
 from fedrad_server.report.inputs import ReportInput
 
 Points = npt.NDArray[np.float64]

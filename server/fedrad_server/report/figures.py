@@ -1,17 +1,14 @@
 """The report's drawings as plain plotly specifications; colours are names that the page's style sheet resolves, light or dark."""
 
-import html
 from collections.abc import Sequence
-from typing import Any
 
 from fedrad_common import metrics
+from fedrad_common.page.drawing import ACCENT, INK, QUIET, Spec, base_layout, plain_name
 from fedrad_server.report.comparison import Arm
 from fedrad_server.report.inputs import Release, ReportInput
 from fedrad_server.report.privacy import SitePrivacy
 
-Spec = dict[str, Any]
 _SERIES = [f"var(--series-{i})" for i in range(1, 9)]
-QUIET, INK, ACCENT, LINE = "var(--quiet)", "var(--ink)", "var(--accent)", "var(--line)"
 KIND_COLOUR = {"local": QUIET, "federated": ACCENT, "pooled": INK}
 POOLED = "all sites pooled"
 
@@ -89,22 +86,5 @@ def _bars(up: Sequence[float], down: Sequence[float], colour: str) -> Spec:
     return {"type": "data", "symmetric": False, "array": list(up), "arrayminus": list(down), "color": colour, "thickness": 1.5, "width": 3}
 
 
-def base_layout(*, x: str, y: str, height: int) -> Spec:
-    axis = {"gridcolor": LINE, "zeroline": False, "linecolor": LINE, "tickcolor": LINE, "automargin": True, "fixedrange": True}
-    return {
-        "height": height, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "margin": {"l": 52, "r": 12, "t": 12, "b": 48},
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink-2)"}, "hovermode": "closest", "dragmode": False,
-        "hoverlabel": {"bgcolor": "var(--paper)", "bordercolor": LINE, "font": {"color": INK}},
-        "xaxis": {**axis, "title": {"text": x, "standoff": 10, "font": {"size": 13}}},
-        "yaxis": {**axis, "title": {"text": y, "standoff": 8, "font": {"size": 13}}},
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}},
-    }  # fmt: skip
-
-
 def site_colour(index: int, n_sites: int) -> str:
     return _SERIES[index] if n_sites <= len(_SERIES) else QUIET
-
-
-def plain_name(name: str) -> str:
-    """Plotly reads a small HTML of its own in texts: links and bold from a hostile name stay letters."""
-    return html.escape(name, quote=False)

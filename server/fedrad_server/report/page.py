@@ -1,16 +1,12 @@
-"""One self-contained HTML page: own style, plotly inlined once, and a content policy that lets nothing in from any network."""
+"""The report of a run as one HTML page: which parts, in which order, from the records alone."""
 
-import base64
-import hashlib
-import json
 from collections.abc import Sequence
 
+from fedrad_common.page import document
+from fedrad_common.page.markup import Content, Markup, element, join
 from fedrad_server.report import conduct, results, words
 from fedrad_server.report.inputs import ReportInput
-from fedrad_server.report.markup import Content, Markup, element, join, text
 from fedrad_server.report.privacy import site_privacy
-from fedrad_server.report.results import Part
-from fedrad_server.report.style import CSS, SCRIPT
 
 _SEEDED = (
     "Seeded noise. This run was simulated with reproducible noise: its numbers hold, its privacy does not. "
@@ -40,7 +36,8 @@ def page(values: ReportInput) -> str:
     }
     shown = {name: part for name, part in parts.items() if part.markup.html}
     body = join([_header(values, list(shown)), element("main", *(part.markup for part in shown.values())), _footer(values)])
-    return _document(title_of(values), body, list(shown.values()))
+    figures = {name: spec for part in shown.values() for name, spec in part.figures.items()}
+    return document(f"{title_of(values)} · fedrad report", body, figures)
 
 
 def title_of(values: ReportInput) -> str:
@@ -69,24 +66,3 @@ def _footer(values: ReportInput) -> Markup:
     version = values.launch.versions.get("fedrad", "")
     made = "Made from the run's records alone, by fedrad" + (f" {version}" if version else "") + "."
     return element("footer", f"{made} It loads nothing from any network. {words.count(len(values.envelopes), 'accepted answer')}.")
-
-
-def _document(title: str, body: Markup, parts: Sequence[Part]) -> str:
-    from plotly.offline import get_plotlyjs
-
-    figures = {name: spec for part in parts for name, spec in part.figures.items()}
-    scripts = [get_plotlyjs(), SCRIPT] if figures else []
-    allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts) or "'none'"
-    policy = (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
-    # In a JSON block no "<" may stand: the parser of HTML would see a tag's end before the one of JSON sees a string.
-    data = json.dumps(figures, allow_nan=False, ensure_ascii=True, sort_keys=True).replace("<", "\\u003c").replace("&", "\\u0026")
-    loaded = "".join(f"<script>{script}</script>\n" for script in scripts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{text(title)} · fedrad report</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body.html}\n"
-        f'<script type="application/json" id="figures">{data}</script>\n{loaded}</body>\n</html>\n'
-    )

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedrad_common import metrics
+from fedrad_common.page.drawing import Spec
+from fedrad_common.page.markup import Markup, element, figure, join, note, section, table
 from fedrad_server.report import figures, words
 from fedrad_server.report.comparison import Arm
 from fedrad_server.report.curves import Curve, arm_curves, release_curves, reliability, roc
-from fedrad_server.report.figures import Spec
 from fedrad_server.report.inputs import Release, ReportInput
-from fedrad_server.report.markup import Markup, element, figure, join, note, section, table
 from fedrad_server.report.privacy import SitePrivacy
 
 _MOST_LABELS = 8  # drawn; all are in the tables
