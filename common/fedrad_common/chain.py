@@ -1,28 +1,27 @@
 """One append-only log: framed, hash-chained, fsynced, with a high-water mark. Ledger, audit log, receipts and run events are tables on it.
 
-A file is lines of `LENGTH HASH PAYLOAD`: the payload's length in bytes (8 digits), SHA-256 over the previous hash and the payload,
-and the payload itself, canonical JSON. Beside it lies `NAME.mark`: count and hash of the last acknowledged line, rewritten in place
-after every append. The mark tells a torn tail (a crash while appending: the line was never acknowledged, and is cut) from a shortened
-log (somebody put an older copy back: refused).
+Beside `NAME` lies `NAME.mark`: count, hash and length of what was acknowledged, rewritten in place after every append. It tells a torn
+tail (a crash while appending: the line was never acknowledged, and is cut) from a shortened log (somebody put an older copy back:
+refused). An entry that is whole though its mark was never written counts: an account may err upwards only.
 """
 
 import errno
-import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from fedrad_common.canonical import canonical_json, sha256_hex
-from fedrad_common.errors import ChainError, FedradError
-from fedrad_common.files import disk_full, fsync_directory, is_full, lock_file
+from fedrad_common.chain_format import FORMAT, HINT, Entry, Mark, Verified, decode, decode_mark, encode_line, encode_mark, entry_at
+from fedrad_common.errors import ChainError, ClockError, FedradError, SyncError
+from fedrad_common.files import disk_errors, fsync_directory, lock_file
 
-FORMAT = "fedrad-chain-1"
-_FRAME = 8 + 1 + 64 + 1  # length, space, hash, space
-_MARK_BYTES = 256  # one sector's worth at most, so that the device writes it whole
-_HINT = "stop, keep both files as they are, and compare with a witness: receipts, the other side's head, a printed head"
+__all__ = ["CLOCK", "Chain", "Clock", "Entry", "read", "utc_now"]
+
+CLOCK = "clock"  # type of the entry by which a person accepts the clock as it is now; later ones are compared with it
+_VERIFIED: dict[tuple[Path, str], Verified] = {}  # the last ones that this process opened, by place and kind
+_MOST_VERIFIED = 8
+_SLACK = timedelta(hours=1)  # by which a clock may be set back without a person's word
 
 Clock = Callable[[], datetime]
 
@@ -31,23 +30,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class Entry:
-    number: int  # from 0; entry 0 is the opening
-    type: str
-    at: str  # ISO 8601, UTC, seconds
-    body: dict[str, Any]
-    hash: str
-
-
 class Chain:
     """An open log, locked for this process. `append` returns only after the entry is on the disk."""
 
-    def __init__(self, path: Path, kind: str, entries: list[Entry], size: int, lock: int, clock: Clock) -> None:
-        self.path, self.kind, self.entries = path, kind, entries
-        self._size, self._lock, self._clock = size, lock, clock
-        self._log = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self._mark = os.open(_mark_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, kind: str, clock: Clock) -> None:
+        self.path, self.kind, self.entries = path, kind, list[Entry]()
+        self._clock = clock
+        self._size = 0  # of all entries, in bytes
+        self._certain = True  # of what is on the disk; once lost, only opening the log anew brings it back
+        self._lock = lock_file(_beside(path, "lock"), what=path.name)
+        self._log = self._mark = -1
 
     @classmethod
     def create(cls, path: Path, kind: str, opening: Mapping[str, Any], *, clock: Clock = utc_now) -> Self:
@@ -56,51 +48,30 @@ class Chain:
         Raises:
             ChainError: there is a log, or the mark of one, already.
             BusyError: another process is making one.
+            DiskError: no room, read-only, or failing; nothing is there.
         """
-        lock = lock_file(_lock_path(path), what=f"{path.name}")
+        chain = cls(path, kind, clock)
         try:
-            if path.exists() or _mark_path(path).exists():
-                raise ChainError(f"{path.name}: exists already", hint="a log is never begun anew; nothing was changed")
-            try:
-                return cls._begin(path, kind, opening, lock=lock, clock=clock)
-            except FedradError:
-                for half in (path, _mark_path(path)):  # never acknowledged: a second try may begin
-                    half.unlink(missing_ok=True)
-                raise
+            chain._begin({"format": FORMAT, "kind": kind, **opening})
         except BaseException:
-            os.close(lock)
+            chain.close()
             raise
-
-    @classmethod
-    def _begin(cls, path: Path, kind: str, opening: Mapping[str, Any], *, lock: int, clock: Clock) -> Self:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        chain = cls(path, kind, [], 0, lock, clock)
-        try:
-            chain.append("open", {"format": FORMAT, "kind": kind, **opening})
-        except BaseException:
-            os.close(chain._log)
-            os.close(chain._mark)
-            raise
-        fsync_directory(path.parent)
         return chain
 
     @classmethod
     def open(cls, path: Path, kind: str, *, clock: Clock = utc_now) -> Self:
-        """Lock, verify every line against the mark, cut a torn tail, and continue.
+        """Lock, verify every byte against the mark, settle what a dying process left behind it, and continue.
 
         Raises:
             ChainError: missing, shortened, changed, of another kind or of a newer format.
             BusyError: another process has it open.
+            DiskError: read-only or failing, or what was left could not be settled.
         """
-        lock = lock_file(_lock_path(path), what=f"{path.name}")
+        chain = cls(path, kind, clock)
         try:
-            entries, size = _verify(path, kind)
-            if path.stat().st_size > size:
-                os.truncate(path, size)
-            chain = cls(path, kind, entries, size, lock, clock)
-            chain._advance_mark()
+            chain._resume()
         except BaseException:
-            os.close(lock)
+            chain.close()
             raise
         return chain
 
@@ -112,38 +83,29 @@ class Chain:
         """Add one entry; durable when this returns.
 
         Raises:
-            FedradError: the disk is full; the entry is not there and the log is as before.
+            ClockError: the clock is behind the last entry; nothing was written.
+            SyncError: the disk did not confirm. Whether the entry is there, only opening the log anew can tell.
+            DiskError: no room, read-only, or failing.
         """
-        previous = self.entries[-1].hash if self.entries else _genesis(self.kind)
-        at = self._clock().isoformat(timespec="seconds")
-        payload = canonical_json({"at": at, "body": dict(body), "n": len(self.entries), "type": type})
-        digest = sha256_hex(previous.encode() + payload)
-        line = b"%08d %s %s\n" % (len(payload), digest.encode(), payload)
-        try:
-            written = os.pwrite(self._log, line, self._size)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, "short write")
-        except OSError as error:
-            os.ftruncate(self._log, self._size)
-            if is_full(error):
-                raise disk_full(self.path) from None
-            raise
-        _sync_or_die(self._log)
-        entry = Entry(len(self.entries), type, at, json.loads(payload)["body"], digest)
+        if not self._certain:
+            raise _unconfirmed(self.path)
+        line = encode_line(type, body, at=self._now(type), before=self.entries, kind=self.kind)
+        found = entry_at(0, line, before=self.entries, kind=self.kind)
+        assert found is not None, "an entry that could not be read back"
+        entry, size = found[0], self._size + len(line)
+        self._certain = False
+        self._write(line)
+        self._sync(self._log)
+        self._acknowledge(Mark(len(self.entries) + 1, entry.hash, size))
+        self._certain = True
         self.entries.append(entry)
-        self._size += len(line)
-        try:
-            self._advance_mark()
-        except FedradError:  # a file system that never writes in place may have no room for the mark either
-            self.entries.pop()
-            self._size -= len(line)
-            os.ftruncate(self._log, self._size)
-            raise
+        self._size = size
         return entry
 
     def close(self) -> None:
         for descriptor in (self._log, self._mark, self._lock):
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -151,105 +113,113 @@ class Chain:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _advance_mark(self) -> None:
-        mark = {"count": len(self.entries), "format": FORMAT, "head": self.head, "kind": self.kind, "size": self._size}
-        body = canonical_json(mark)
-        record = body + b" " + sha256_hex(body).encode()
+    def _begin(self, opening: Mapping[str, Any]) -> None:
+        halves = self.path, _beside(self.path, "mark")
+        if any(half.exists() for half in halves):
+            raise ChainError(f"{self.path.name}: exists already", hint="a log is never begun anew; nothing was changed")
         try:
-            os.pwrite(self._mark, record.ljust(_MARK_BYTES - 1) + b"\n", 0)
-        except OSError as error:
-            if is_full(error):
-                raise disk_full(self.path) from None
+            with disk_errors(self.path):
+                self._open_files()
+                self.append("open", opening)
+                fsync_directory(self.path.parent)
+        except FedradError:
+            for half in halves:  # never acknowledged: a second try may begin
+                half.unlink(missing_ok=True)
             raise
-        _sync_or_die(self._mark)
+
+    def _resume(self) -> None:
+        content, mark, self.entries, self._size = _verify(self.path, self.kind)
+        with disk_errors(self.path):
+            self._open_files()
+            if len(content) > self._size:
+                os.ftruncate(self._log, self._size)
+            if self._size > mark.size:
+                # Nobody knows whether these entries were synced; after a sync that failed, a second one says yes without writing
+                # anything. Written again, they are the kernel's to write.
+                _write_all(self._log, content[mark.size : self._size], mark.size)
+                self._sync(self._log)
+                self._acknowledge(Mark(len(self.entries), self.head, self._size))
+
+    def _open_files(self) -> None:
+        self._log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._mark = os.open(_beside(self.path, "mark"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _now(self, type: str) -> str:  # noqa: A002 - the field's name
+        now = self._clock()
+        if self.entries and type != CLOCK and now < datetime.fromisoformat(last := self.entries[-1].at) - _SLACK:
+            raise ClockError(
+                f"{self.path.name}: the clock says {now:%Y-%m-%d %H:%M} UTC, the last entry is of {last}",
+                hint="set the clock right; where it is right now and was wrong before: fedrad-site ledger recover --accept-clock",
+            )
+        return now.isoformat(timespec="seconds")
+
+    def _write(self, line: bytes) -> None:
+        with disk_errors(self.path):
+            try:
+                _write_all(self._log, line, self._size)
+            except OSError:
+                os.ftruncate(self._log, self._size)
+                self._certain = True  # the log is as it was before
+                raise
+
+    def _acknowledge(self, mark: Mark) -> None:
+        with disk_errors(self.path):
+            _write_all(self._mark, encode_mark(mark, self.kind), 0)
+        self._sync(self._mark)
+
+    def _sync(self, descriptor: int) -> None:
+        try:
+            os.fdatasync(descriptor)
+        except OSError:
+            raise _unconfirmed(self.path) from None
 
 
 def read(path: Path, kind: str) -> list[Entry]:
     """Verify a log without locking or changing it, for a command that only shows it."""
-    return _verify(path, kind)[0]
+    return _verify(path, kind)[2]
 
 
-def _verify(path: Path, kind: str) -> tuple[list[Entry], int]:
-    """Every whole line up to and beyond the mark, and the length in bytes that they take."""
-    name = path.name
+def _verify(path: Path, kind: str) -> tuple[bytes, Mark, list[Entry], int]:
+    """A node opens its logs for each order: only what was written since this process saw them is decoded; all of it is compared."""
+    content, mark = _contents(path, kind)
+    place = path.absolute(), kind
+    entries, size = decode(content, mark, kind, name=path.name, verified=_VERIFIED.pop(place, None))
+    _VERIFIED[place] = Verified(content[:size], tuple(entries))
+    if len(_VERIFIED) > _MOST_VERIFIED:
+        del _VERIFIED[next(iter(_VERIFIED))]
+    return content, mark, entries, size
+
+
+def _contents(path: Path, kind: str) -> tuple[bytes, Mark]:
+    """The mark is read first: a reader beside a writer then never sees fewer entries than it acknowledges."""
     if not path.exists():
-        raise ChainError(f"{name}: no such log", hint="run init first, or restore both files together")
-    count, head, _ = _read_mark(path, kind)  # before the lines: a reader beside a writer then never sees fewer than were acknowledged
-    content = path.read_bytes()
-    entries: list[Entry] = []
-    previous, position = _genesis(kind), 0
-    while position < len(content):
-        frame = _whole_line(content, position)
-        if frame is None:
-            break  # torn while appending; whether that is innocent, the mark tells below
-        length, digest, payload = frame
-        if sha256_hex(previous.encode() + payload) != digest:
-            raise ChainError(f"{name}: entry {len(entries)} was changed", hint=_HINT)
-        entries.append(_entry(payload, digest, expected=len(entries), name=name))
-        previous, position = digest, position + _FRAME + length + 1
-    if len(entries) < count:
-        raise ChainError(f"{name}: holds {len(entries)} whole entries, {count} were acknowledged", hint=_HINT)
-    if entries[count - 1].hash != head:
-        raise ChainError(f"{name}: entry {count - 1} is not the one acknowledged", hint=_HINT)
-    opening = entries[0]
-    if opening.type != "open" or opening.body.get("format") != FORMAT or opening.body.get("kind") != kind:
-        raise ChainError(f"{name}: is not a {kind} of format {FORMAT}", hint="it was written by another version, or is another log")
-    return entries, position
+        raise ChainError(f"{path.name}: no such log", hint=f"run init first, or restore both files together; else {HINT}")
+    beside = _beside(path, "mark")
+    mark = decode_mark(_read_bytes(beside), kind, name=beside.name)
+    return _read_bytes(path), mark
 
 
-def _whole_line(content: bytes, position: int) -> tuple[int, str, bytes] | None:
-    header = content[position : position + _FRAME]
-    if len(header) < _FRAME or not header[:8].isdigit() or header[8:9] != b" " or header[-1:] != b" ":
-        return None
-    length = int(header[:8])
-    payload = content[position + _FRAME : position + _FRAME + length]
-    end = content[position + _FRAME + length : position + _FRAME + length + 1]
-    if len(payload) < length or end != b"\n":
-        return None
-    return length, header[9:-1].decode("ascii", "replace"), payload
-
-
-def _entry(payload: bytes, digest: str, *, expected: int, name: str) -> Entry:
-    value = json.loads(payload)
-    if value["n"] != expected:
-        raise ChainError(f"{name}: entry {expected} says it is number {value['n']}", hint=_HINT)
-    return Entry(value["n"], value["type"], value["at"], value["body"], digest)
-
-
-def _read_mark(path: Path, kind: str) -> tuple[int, str, int]:
-    name = _mark_path(path).name
+def _read_bytes(path: Path) -> bytes:
     try:
-        record = _mark_path(path).read_bytes()
-        body, digest = record.rstrip().rsplit(b" ", 1)
-        mark = json.loads(body)
-        if sha256_hex(body).encode() != digest or mark["kind"] != kind or mark["count"] < 1:
-            raise ValueError
-        if mark["format"] != FORMAT:
-            raise ChainError(f"{name}: format {mark['format']!r} is not {FORMAT!r}", hint="it was written by another version of fedrad")
+        return path.read_bytes()
     except FileNotFoundError:
-        raise ChainError(f"{name}: is missing", hint=_HINT) from None
-    except (ValueError, KeyError, TypeError):
-        raise ChainError(f"{name}: is damaged or belongs to another log", hint=_HINT) from None
-    return mark["count"], mark["head"], mark["size"]
+        raise ChainError(f"{path.name}: is missing", hint=HINT) from None
+    except OSError as error:  # a lost sector
+        raise ChainError(f"{path.name}: cannot be read ({error.strerror})", hint=HINT) from None
 
 
-def _genesis(kind: str) -> str:
-    return sha256_hex(f"{FORMAT} {kind}".encode())
+def _write_all(descriptor: int, content: bytes, position: int) -> None:
+    if os.pwrite(descriptor, content, position) != len(content):
+        raise OSError(errno.ENOSPC, "short write")
 
 
-def _mark_path(path: Path) -> Path:
-    return path.with_name(path.name + ".mark")
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.name}.{what}")
 
 
-def _lock_path(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
-
-
-def _sync_or_die(descriptor: int) -> None:
-    """A failed fsync leaves the page cache and the disk at odds for good: no answer from this process can be trusted any more."""
-    try:
-        os.fdatasync(descriptor)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOTSUP):  # a file system without fsync has nothing more to give
-            return
-        os.abort()
+def _unconfirmed(path: Path) -> SyncError:
+    """A failed sync leaves the page cache and the disk at odds: no answer of this process can be trusted any more."""
+    return SyncError(
+        f"{path.name}: the disk did not confirm a write",
+        hint="look at the system's log; once the disk is sound, start again: the log is then checked from its first byte",
+    )

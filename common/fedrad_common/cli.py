@@ -14,7 +14,7 @@ import typer
 
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import FedradError
-from fedrad_common.files import is_full
+from fedrad_common.files import disk_error
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -69,9 +69,9 @@ def _run(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
         _discard_stdout()
         return 1
     except OSError as error:
-        if not is_full(error):
+        if (trouble := disk_error("a file", error)) is None:
             raise
-        fail(name, "no space left on the disk", "free space and run the same command again; nothing was half-written")
+        fail(name, str(trouble), trouble.hint)
         return 1
     except SystemExit as end:  # click's own answer to a closed pipe
         return end.code if isinstance(end.code, int) else 1

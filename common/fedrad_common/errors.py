@@ -5,6 +5,9 @@ FedradError          exit code 1
 │   └── ConfigError  a TOML file or option does not say what it must
 ├── FormatError      a file on disk is damaged, foreign or of a newer version
 │   └── ChainError   an append-only log was shortened, changed or swapped
+├── DiskError        no room, read-only, or failing: nothing was half-written
+│   └── SyncError    a write was not confirmed: the process ends, for it cannot know what is on the disk
+├── ClockError       this machine's clock is behind what was written before
 ├── BudgetError      the privacy ceiling would be crossed
 ├── BusyError        another process holds the lock
 └── Refusal          a site or the coordinator says no, with one code of a closed list
@@ -39,6 +42,18 @@ class FormatError(FedradError):
 
 
 class ChainError(FormatError):
+    pass
+
+
+class DiskError(FedradError):
+    pass
+
+
+class SyncError(DiskError):
+    pass
+
+
+class ClockError(FedradError):
     pass
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from fedrad_common.canonical import canonical_json
-from fedrad_common.errors import BusyError, FedradError, FormatError, MisuseError
+from fedrad_common.errors import BusyError, DiskError, FormatError, MisuseError
+
+_NOTHING_LOST = "and run the same command again; nothing was half-written"
+_TROUBLE = {  # what a disk may answer to a write: what it means, and what a person may do
+    errno.ENOSPC: ("no space left on the disk", f"free space {_NOTHING_LOST}"),
+    errno.EDQUOT: ("no space left on the disk (quota)", f"free space {_NOTHING_LOST}"),
+    errno.EROFS: ("the file system is read-only", f"look at the system's log for why, make it writable {_NOTHING_LOST}"),
+    errno.EIO: ("the disk fails to read or write", "look at the system's log; copy the site's folder to a sound disk before anything else"),
+}
 
 
 def fsync_directory(directory: Path) -> None:
@@ -27,23 +35,22 @@ def write_atomic(path: Path, content: bytes | memoryview, *, mode: int = 0o600) 
     """Replace `path` by `content`, durable when this returns; on any failure the old file is untouched.
 
     Raises:
-        FedradError: no space left (nothing was half-written).
+        DiskError: no space left, read-only, or failing.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-        fsync_directory(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        if is_full(error):
-            raise disk_full(path) from None
-        raise
+    with disk_errors(path):
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+            fsync_directory(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
 
 
 @contextlib.contextmanager
@@ -51,21 +58,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder beside `path` and rename it at the end; a leftover at `path` gives way. On any failure nothing is there.
 
     Raises:
-        FedradError: no space left.
+        DiskError: no space left, read-only, or failing.
     """
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
     try:
-        beside.mkdir(mode=0o700)
-        yield beside
-        fsync_directory(beside)
-        shutil.rmtree(path, ignore_errors=True)
-        beside.rename(path)
-        fsync_directory(path.parent)
-    except OSError as error:
-        if is_full(error):
-            raise disk_full(path) from None
-        raise
+        with disk_errors(path):
+            beside.mkdir(mode=0o700)
+            yield beside
+            fsync_directory(beside)
+            shutil.rmtree(path, ignore_errors=True)
+            beside.rename(path)
+            fsync_directory(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -78,14 +82,25 @@ def make_folder(path: Path) -> None:
         raise MisuseError(f"{path}: cannot be made ({type(error).__name__})", hint="name a folder that you may write to") from None
 
 
-def is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Name the disk's trouble with `path`; any other OSError is a bug and shows its traceback.
+
+    Raises:
+        DiskError: no space left, read-only, or failing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if trouble := disk_error(path.name, error):
+            raise trouble from None
+        raise
 
 
-def disk_full(path: Path) -> FedradError:
-    return FedradError(
-        f"{path.name}: no space left on the disk", hint="free space and run the same command again; nothing was half-written"
-    )
+def disk_error(name: str, error: OSError) -> DiskError | None:
+    """The disk's trouble with a file of that name; None where it is another kind of error."""
+    found = _TROUBLE.get(error.errno or 0)
+    return DiskError(f"{name}: {found[0]}", hint=found[1]) if found else None
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o600) -> None:
@@ -131,8 +146,9 @@ def exclusive_lock(path: Path, *, what: str) -> Iterator[None]:
 
 
 def lock_file(path: Path, *, what: str) -> int:
-    """Take the lock and return its descriptor; closing it frees the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Take the lock and return its descriptor; closing it frees the lock. Raises BusyError, or DiskError where no file can be written."""
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
