@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedrad_common.accounting import GaussianEvent, epsilon_prv, epsilon_rdp, filter_budget
+from fedrad_common.accounting import GaussianEvent, epsilon_prv, epsilon_rdp, exact_delta, filter_budget
 from fedrad_common.records import Envelope
 from fedrad_server.report.inputs import ReportInput
 
@@ -58,7 +58,7 @@ def _line(values: ReportInput, site: str, envelopes: Sequence[Envelope], *, poin
         delta=privacy.delta,
         steps=sum(envelope.privacy.steps for envelope in envelopes),
         curve=_curve(envelopes, points, epsilon) if bounded else (),
-        whole_run=epsilon(whole, privacy.delta) if bounded else math.inf,
+        whole_run=epsilon(whole, exact_delta(privacy.delta)) if bounded else math.inf,
         method=method,
         validation=_validation(values.envelopes_of(site, "evaluate"), len(values.labels)),
     )
@@ -109,7 +109,7 @@ def _curve(envelopes: Sequence[Envelope], points: int, epsilon: Accountant) -> t
     privacy, steps = envelopes[0].privacy, np.cumsum([envelope.privacy.steps for envelope in envelopes])
     chosen = sorted({round(position) for position in np.linspace(0, len(envelopes) - 1, points + 1)[1:]})
     events = {i: GaussianEvent(privacy.noise_multiplier, privacy.sampling_rate, int(steps[i])) for i in chosen}
-    return tuple((envelopes[i].round, epsilon([event], privacy.delta)) for i, event in events.items())
+    return tuple((envelopes[i].round, epsilon([event], exact_delta(privacy.delta))) for i, event in events.items())
 
 
 def _validation(envelopes: Sequence[Envelope], n_labels: int) -> float | None:
@@ -120,4 +120,4 @@ def _validation(envelopes: Sequence[Envelope], n_labels: int) -> float | None:
         return math.inf
     # One patient moves one cell of each label: L2 sensitivity sqrt(n_labels); the envelope names the cell's standard deviation.
     events = [GaussianEvent(privacy.noise_multiplier / math.sqrt(n_labels), 1.0, 1) for privacy in stated]
-    return epsilon_prv(events, max(privacy.delta for privacy in stated))
+    return epsilon_prv(events, exact_delta(max(privacy.delta for privacy in stated)))
