@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fakes.steps import SIDE, one_thread  # noqa: F401 - a fixture
 from torch import nn
 from torch.nn import functional
 
@@ -13,16 +14,6 @@ from fedrad_common.models import build
 from fedrad_common.protocol import Model
 
 OWNER = torch.tensor([0, 1, 1, 1, 2])  # three patients of 1, 3 and 1 images
-SIDE = 16
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads that wait for each other cost such small networks more than they bring, and may change the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Mixed(nn.Module):
@@ -93,7 +84,7 @@ def test_a_patients_gradient_is_that_of_the_mean_over_its_images_and_views(name:
 
     with recording(module) as kept:
         losses = functional.binary_cross_entropy_with_logits(module(images), targets, reduction="none").sum(1)
-        gradients = kept.per_patient(losses, weights=weights, owner=OWNER, views=views)
+        gradients = kept.per_patient(losses * weights, owner=OWNER, views=views)
 
     for parameter, expected in zip(module.parameters(), by_loop(module, images, targets, every_view), strict=True):
         assert gradients[parameter].shape == expected.shape
@@ -106,7 +97,7 @@ def test_the_network_is_as_before_afterwards() -> None:
     before = {name: set(vars(layer)) for name, layer in module.named_modules()}
 
     with recording(module) as kept:
-        kept.per_patient(module(torch.rand(2, 1, SIDE, SIDE)).sum(1), weights=torch.ones(2), owner=torch.tensor([0, 1]))
+        kept.per_patient(module(torch.rand(2, 1, SIDE, SIDE)).sum(1), owner=torch.tensor([0, 1]))
 
     assert {name: set(vars(layer)) for name, layer in module.named_modules()} == before
     assert not any(layer._forward_hooks for layer in module.modules())
@@ -119,7 +110,7 @@ def test_an_activation_in_place_is_refused_instead_of_giving_wrong_gradients() -
     with recording(module) as kept:
         losses = module(torch.rand(2, 1, 2, 2)).sum(1)
         with pytest.raises(ConfigError, match="changed in place"):
-            kept.per_patient(losses, weights=torch.ones(2), owner=torch.tensor([0, 1]))
+            kept.per_patient(losses, owner=torch.tensor([0, 1]))
 
 
 def test_weights_beside_inner_layers_are_refused() -> None:

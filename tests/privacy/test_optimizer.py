@@ -9,6 +9,7 @@ from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
 
 SIZES = ((40, 30), (25,))
 BATCH = 5.0
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 class Weights(nn.Module):
@@ -33,6 +34,14 @@ def released(optimizer: PatientOptimizer) -> list[Tensor]:
     return grads
 
 
+def grid_steps(optimizer: PatientOptimizer) -> list[Tensor]:
+    """The release before the division, in steps of the grid; exact while float32 holds it."""
+    optimizer.pre_step()
+    steps = [parameter.grad.double() * (BATCH / (optimizer.max_grad_norm * GRID)) for parameter in optimizer.params]
+    optimizer.zero_grad(set_to_none=True)
+    return [torch.round(each) for each in steps]
+
+
 def norm(parts: list[Tensor]) -> float:
     return float(torch.sqrt(sum(part.double().square().sum() for part in parts)))
 
@@ -44,7 +53,19 @@ def test_no_patient_adds_more_than_the_bound(scale: float, clip: float) -> None:
     optimizer = optimizer_of(module, clip=clip)
     optimizer.accumulate(rows_of(module, 1, scale=scale))
 
-    assert norm(released(optimizer)) * BATCH <= clip
+    share = norm(released(optimizer)) * BATCH
+    assert share <= clip
+    assert scale < 1 or share > 0.999 * clip  # and no gradient is so large that its patient is skipped: a scaler's way of doing it
+
+
+@pytest.mark.parametrize("bits", [8, 11, 24])
+def test_a_row_that_a_shorter_float_rounds_down_is_clipped_all_the_same(bits: int) -> None:
+    """bf16, TF32 and float32 keep 8, 11 and 24 bits: each weight loses nearly half of the last one, and the norm with it."""
+    module = Weights(((3000,),))
+    optimizer = optimizer_of(module)
+    optimizer.accumulate({optimizer.params[0]: torch.full((1, 3000), 1 + 0.49 * 2.0 ** (1 - bits))})
+
+    assert norm(released(optimizer)) * BATCH <= 1
 
 
 def test_no_clip_norm_is_so_small_that_a_gradient_hides_from_it() -> None:
@@ -132,7 +153,7 @@ def test_noise_is_added_once_however_many_micro_batches_there_are() -> None:
         parts.accumulate({parameter: each[start : start + 1] for parameter, each in rows.items()})
 
     for each, expected in zip(released(parts), one, strict=True):
-        torch.testing.assert_close(each, expected, rtol=0, atol=1e-6)
+        assert torch.equal(each, expected)
 
 
 def test_each_step_has_new_noise_and_forgets_the_last_sum() -> None:
@@ -143,6 +164,58 @@ def test_each_step_has_new_noise_and_forgets_the_last_sum() -> None:
     assert not any(torch.equal(one, two) for one, two in zip(released(optimizer), released(optimizer), strict=True))
     optimizer.noise_multiplier = 0.0
     assert norm(released(optimizer)) == 0
+
+
+def test_what_a_patient_adds_is_a_whole_row_of_its_own_whoever_else_is_there() -> None:
+    """Rounded before they are added: rounding the sum would let others decide which way a patient's share is rounded."""
+    module = Weights()
+    optimizer, rows = optimizer_of(module), rows_of(module, 6, scale=0.01)
+    optimizer.accumulate(rows)
+    together, shares = grid_steps(optimizer), []
+    for patient in range(6):
+        optimizer.accumulate({parameter: each[[patient]] for parameter, each in rows.items()})
+        shares.append(grid_steps(optimizer))
+
+    for each, parts in zip(together, zip(*shares, strict=True), strict=True):
+        assert torch.equal(each, torch.stack(parts).sum(0))
+
+
+def test_noise_is_whole_before_it_is_added_and_nothing_is_rounded_after() -> None:
+    module = Weights()
+    rows, source, drawn = rows_of(module, 3, scale=0.01), AesNoise.seeded(3), []
+    for sigma in (0.0, 0.01):
+        optimizer = optimizer_of(module, sigma=sigma, seed=3)
+        optimizer.accumulate(rows)
+        drawn.append(grid_steps(optimizer))
+
+    for quiet, noisy, size in zip(*drawn, SIZES, strict=True):
+        assert torch.equal(noisy, quiet + source.grid_normal(size, scale=0.01 / GRID))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_noise_is_made_on_the_processor_and_added_where_the_weights_are(device: str) -> None:
+    parts = []
+    for where in ("cpu", device):
+        module = Weights().to(where)
+        optimizer = optimizer_of(module, sigma=1.0)
+        optimizer.pre_step()
+        parts.append([parameter.grad.cpu() for parameter in module.parameters()])
+        assert {parameter.grad.device.type for parameter in module.parameters()} == {where}
+
+    for here, there in zip(*parts, strict=True):
+        assert torch.equal(here, there)
+
+
+def test_a_step_of_patients_that_are_not_finite_is_taken_like_any_other() -> None:
+    """A gradient scaler would skip it, and say so by what it sends."""
+    module = Weights()
+    noise = released(optimizer_of(module, sigma=1.0))
+    optimizer = optimizer_of(module, sigma=1.0)
+    optimizer.accumulate({parameter: torch.full_like(each, float("inf")) for parameter, each in rows_of(module, 2).items()})
+
+    assert optimizer.pre_step()
+    for parameter, expected in zip(module.parameters(), noise, strict=True):
+        assert torch.equal(parameter.grad, expected)
 
 
 def test_the_release_lies_on_the_grid_before_the_division() -> None:

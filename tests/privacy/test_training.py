@@ -5,98 +5,33 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from fakes.steps import RATE, SIDE, dataset, difference, linear, one_thread, patients_of, plan, protocol  # noqa: F401 - a fixture
 from torch import nn
 
 from fedrad_client.cohort.dataset import Dataset
 from fedrad_client.config import Resources
 from fedrad_client.privacy import training
+from fedrad_client.privacy.batches import Draw, draw_images
 from fedrad_client.privacy.noise import AesNoise
-from fedrad_client.privacy.plan import Plan
-from fedrad_client.privacy.training import drawn_images, learning_rate, split_by_patient, train
+from fedrad_client.privacy.training import learning_rate, train
 from fedrad_common.models import build
 from fedrad_common.packing import pack
-from fedrad_common.protocol import Model, TrainingProtocol, parse_protocol, replace_settings
-
-SIDE = 16
-RATE = 0.1  # of learning
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads that wait for each other cost such small networks more than they bring, and may change the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-TEXT = b"""
-format = "fedrad-protocol-1"
-name = "tiny"
-[task]
-kind = "classification"
-labels = ["lesion", "other"]
-[input]
-profile = "xr"
-height = 16
-width = 16
-[model]
-name = "resnet"
-[privacy]
-unit = "patient"
-epsilon = 8.0
-expected_batch = 5.0
-steps_per_round = 1
-rounds = 4
-[training]
-learning_rate = 0.1
-[rounds]
-quorum = 1
-deadline_seconds = 5.0
-"""
-
-
-def protocol(**settings: object) -> TrainingProtocol:
-    return replace_settings(parse_protocol(TEXT), {name.replace("__", "."): value for name, value in settings.items()})
-
-
-def plan(*, sigma: float = 0.0, rate: float = 1.0, batch: float = 5.0) -> Plan:
-    return Plan(
-        n_parameters=1,
-        protocol="0" * 64, declared_size=50, sampling_rate=rate, expected_batch=batch, noise_multiplier=sigma, delta=1e-5,
-        epsilon=8.0, step_cost=0.1, evaluation="none", evaluation_noise=0.0,
-    )  # fmt: skip
-
-
-def dataset(counts: tuple[int, ...] = (1, 4, 2, 1, 3), *, seed: int = 0) -> Dataset:
-    rng = np.random.default_rng(seed)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    labels = (rng.random((len(owner), 2)) < 0.5).astype(np.float32)
-    return Dataset(rng.integers(0, 65536, (len(owner), SIDE, SIDE)).astype(np.uint16), labels, owner, len(counts))
-
-
-def linear() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2))
-
-
-def difference(
-    data: Dataset, network: nn.Module | None = None, *, key: int = 0, micro_batch: int = 64, number: int = 1,
-    setup: TrainingProtocol | None = None, constants: Plan | None = None,
-) -> np.ndarray:  # fmt: skip
-    network = network or linear()
-    before = pack(network)
-    train(
-        data, protocol=setup or protocol(), plan=constants or plan(), model=network, round=number, noise=AesNoise.seeded(key),
-        resources=Resources(threads=1, device="cpu", micro_batch=micro_batch),
-    )  # fmt: skip
-    return pack(network) - before
+from fedrad_common.protocol import Model, TrainingProtocol
 
 
 def test_a_patient_moves_the_model_by_at_most_the_bound_however_many_images_it_has() -> None:
-    for counts in ((1,), (8,), (300,)):
-        moved = difference(dataset(counts), setup=protocol(privacy__clip_norm=0.01, privacy__max_images=300))
+    for counts in ((1,), (8,), (60,)):
+        moved = difference(dataset(counts), setup=protocol(privacy__clip_norm=0.01, privacy__max_images=60))
         assert np.linalg.norm(moved) == pytest.approx(RATE * 0.01 / 5, rel=1e-3)
+
+
+def test_each_patient_is_clipped_alone_before_the_sum() -> None:
+    """Five patients with one picture: five bounds in one direction, and not one bound for them all."""
+    one = dataset((1,))
+    five = Dataset(one.pixels.repeat(5, 0), one.labels.repeat(5, 0), np.arange(5), 5)
+    setup = protocol(privacy__clip_norm=0.01)
+
+    np.testing.assert_allclose(difference(five, setup=setup), 5 * difference(one, setup=setup), atol=1e-8)
 
 
 def test_the_divisor_is_the_plans_constant_and_not_the_drawn_number() -> None:
@@ -108,11 +43,11 @@ def test_the_divisor_is_the_plans_constant_and_not_the_drawn_number() -> None:
 def test_patients_are_drawn_independently_at_the_plans_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[np.ndarray] = []
 
-    def spy(owner: np.ndarray, patients: np.ndarray, **settings: object) -> np.ndarray:
+    def spy(owner: np.ndarray, patients: np.ndarray, **settings: object) -> Draw:
         drawn.append(patients)
-        return drawn_images(owner, patients, **settings)
+        return draw_images(owner, patients, **settings)
 
-    monkeypatch.setattr(training, "drawn_images", spy)
+    monkeypatch.setattr(training, "draw_images", spy)
     difference(dataset((1,) * 30), setup=protocol(privacy__steps_per_round=200), constants=plan(rate=0.2))
 
     sizes = np.array([len(patients) for patients in drawn])
@@ -123,35 +58,13 @@ def test_patients_are_drawn_independently_at_the_plans_rate(monkeypatch: pytest.
     assert abs(often - 40).max() < 5 * (200 * 0.16) ** 0.5
 
 
-def test_at_most_max_images_of_a_patient_are_drawn_at_random_and_all_of_the_others() -> None:
-    owner = np.repeat(np.arange(3), (2, 50, 3))
-    rows = [drawn_images(owner, np.array([0, 1]), at_most=5, noise=AesNoise.seeded(seed)) for seed in range(200)]
-
-    assert all(list(row[:2]) == [0, 1] and len(row) == 7 and set(row[2:]) <= set(range(2, 52)) for row in rows)
-    assert all(len(set(row)) == 7 and list(row) == sorted(row) for row in rows)
-    assert set(np.concatenate(rows)) == set(range(52))
-    assert len(drawn_images(owner, np.array([], dtype=np.int64), at_most=5, noise=AesNoise.seeded(0))) == 0
-
-
-def test_a_patient_is_never_split_over_micro_batches() -> None:
-    owner = np.repeat([0, 1, 3, 4, 7], (3, 1, 9, 1, 2))
-    parts = list(split_by_patient(owner, at_most=4))
-
-    assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 13), (13, 16)]
-    assert list(split_by_patient(owner[:0], at_most=4)) == []
-
-
-def test_the_size_of_micro_batches_does_not_matter() -> None:
-    np.testing.assert_allclose(difference(dataset(), micro_batch=1), difference(dataset(), micro_batch=64), rtol=1e-4, atol=1e-7)
-
-
 def test_a_patient_without_any_label_adds_the_zero_vector() -> None:
     data = dataset()
     labels = data.labels.copy()
     labels[data.owner == 4] = np.nan
 
     unlabelled = difference(dataclasses.replace(data, labels=labels))
-    gone = difference(Dataset(data.pixels[:8], data.labels[:8], data.owner[:8], 4))
+    gone = difference(patients_of(data, [0, 1, 2, 3]))
     np.testing.assert_array_equal(unlabelled, gone)
     assert not np.array_equal(unlabelled, difference(data))
 
@@ -175,7 +88,7 @@ def test_a_patient_whose_gradient_is_not_finite_adds_the_zero_vector() -> None:
     pixels[data.owner == 4] = 0
 
     spoilt = difference(dataclasses.replace(data, pixels=pixels), Fragile())
-    gone = difference(Dataset(data.pixels[:8], data.labels[:8], data.owner[:8], 4), Fragile())
+    gone = difference(patients_of(data, [0, 1, 2, 3]), Fragile())
     np.testing.assert_array_equal(spoilt, gone)
     assert np.abs(spoilt).max() > 0
 
@@ -205,6 +118,17 @@ def test_the_same_key_gives_the_same_bytes_and_another_key_others() -> None:
 
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("setup", [protocol(training__momentum=0.9), protocol(training__optimizer="adamw")], ids=["sgd", "adamw"])
+def test_a_round_remembers_nothing_of_another(setup: TrainingProtocol) -> None:
+    """Whatever a site kept to itself, unnoised, and read in a later round would leave it there: no state outlives a round."""
+    constants = plan(sigma=1.0, rate=0.7)
+    first = difference(dataset(), setup=setup, constants=constants)
+    for number in (2, 3):
+        difference(dataset((2, 2, 2), seed=number), setup=setup, constants=constants, key=number, number=number)
+
+    assert difference(dataset(), setup=setup, constants=constants).tobytes() == first.tobytes()
 
 
 def test_torchs_global_seed_reaches_nothing() -> None:

@@ -8,6 +8,7 @@ gradient image by image. Layers without a rule here take Opacus' rule, or its fu
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Call:
     layer: nn.Module
     input: Tensor
     output: Tensor
-    version: int
+    version: int  # of the output: torch counts its changes in place
 
 
 class Recording:
@@ -43,31 +44,43 @@ class Recording:
         if torch.is_grad_enabled():
             self.calls.append(Call(layer, inputs[0].detach(), output, output._version))
 
-    def per_patient(self, losses: Tensor, *, weights: Tensor, owner: Tensor, views: int = 1) -> Gradients:
-        """Gradients of each patient's weighted sum of losses.
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """What is left of a pass that failed holds its memory, and belongs to no later one's losses."""
+        try:
+            yield
+        finally:
+            self.calls = []
+
+    def per_patient(self, losses: Tensor, *, owner: Tensor, views: int = 1) -> Gradients:
+        """Gradients of each patient's sum of losses.
 
         Args:
-            losses: (n × views,) of each image's views, which follow each other; still attached to the forward pass.
-            weights: (n × views,); those of one patient add up to 1.
+            losses: (n × views,) of each image's views, which follow each other, weighted; still attached to the forward pass.
             owner: (n,) int64, ascending from 0 without gaps: which patient an image belongs to.
 
         Returns:
-            for every parameter (n_patients, *its shape), float32.
+            for every parameter (n_patients, *its shape), float32; all NaN for whom a layer's input or output gradient is not finite.
         """
         calls, self.calls = self.calls, []
         if any(call.output._version != call.version for call in calls):
             raise ConfigError("model: a layer's output is changed in place", hint="no in-place activation or addition: relu(x), x + y")
-        outputs = [call.output for call in calls]
-        backprops = torch.autograd.grad((losses * weights).sum(), outputs, allow_unused=True)
+        backprops = torch.autograd.grad(losses.sum(), [call.output for call in calls], allow_unused=True)
+        used = [(call, backprop) for call, backprop in zip(calls, backprops, strict=True) if backprop is not None]
         n_patients = int(owner[-1]) + 1
         summed: Gradients = {}
         with torch.no_grad():
-            for call, backprop in zip(calls, backprops, strict=True):
-                if backprop is None:
-                    continue
-                for parameter, each in _per_image(call.layer, call.input, backprop, views).items():
+            finite = _finite(used, len(losses))
+            clean = bool(finite.all())
+            for call, backprop in used:
+                inputs = (call.input, backprop) if clean else (_selected(call.input, finite), _selected(backprop, finite))
+                for parameter, each in _per_image(call.layer, *inputs, views).items():
                     patient = _sum_by_owner(each, owner, n_patients)
                     summed[parameter] = summed[parameter] + patient if parameter in summed else patient
+            if not clean:
+                spoilt = owner[~finite.reshape(-1, views).all(1)]
+                for rows in summed.values():
+                    rows[spoilt] = math.nan
         return summed
 
 
@@ -95,6 +108,44 @@ def recording(module: nn.Module) -> Iterator[Recording]:
             handle.remove()
         for layer in module.modules():
             vars(layer).pop("ft_compute_sample_grad", None)  # functorch's, where Opacus had to take it
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Float32 is float32 for the block, whatever the process was set to: no TF32, no bfloat16, no autocast (privacy.md, rule 7).
+
+    Nor are kernels chosen by their speed, so that the same job gives the same bytes.
+    """
+    switches = _precision_switches()
+    before = [getattr(place, name) for place, name, _ in switches]
+    try:
+        for place, name, value in switches:
+            setattr(place, name, value)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for (place, name, _), value in zip(switches, before, strict=True):
+            setattr(place, name, value)
+
+
+def _precision_switches() -> list[tuple[object, str, object]]:
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    kernels = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    if not hasattr(cudnn, "conv"):  # before torch 2.9
+        return [*kernels, (cuda.matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    operations = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]  # type: ignore[attr-defined]
+    return [*kernels, *((operation, "fp32_precision", "ieee") for operation in operations)]
+
+
+def _finite(used: list[tuple[Call, Tensor]], n: int) -> Tensor:
+    """(n,) is all finite that the layers saw of an image, forwards and backwards? A sum that overflows counts as infinite."""
+    sums = [part.flatten(1).sum(1) for call, backprop in used for part in (call.input, backprop)]
+    return torch.isfinite(torch.stack(sums)).all(0) if sums else torch.ones(n, dtype=torch.bool)
+
+
+def _selected(part: Tensor, finite: Tensor) -> Tensor:
+    """Zeros for images that are not finite, so that nobody's sums ever meet a NaN: 0 × NaN is NaN."""
+    return torch.where(finite.view(-1, *[1] * (part.dim() - 1)), part, torch.zeros_like(part))
 
 
 def _per_image(layer: nn.Module, activation: Tensor, backprop: Tensor, views: int) -> Gradients:

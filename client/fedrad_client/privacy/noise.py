@@ -1,4 +1,4 @@
-"""Where all randomness of a site's training comes from: one AES-256-CTR keystream a purpose, from a key that nobody outside knows.
+"""Where all randomness of a site's training comes from: AES-256 in counter mode, from a key that nobody outside knows.
 
 torch's CPU generator has a 32-bit seed, and its secure variant cannot be installed; this source has 256 bits and is exactly reproducible
 from its key, so that a reservation's stored secret gives the same update again, and any other gives independent noise.
@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from fedrad_client.privacy import exact_gaussian
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BLOCK = 1 << 16  # normals made at a time: their intermediate arrays stay in the processor's cache
+_AES_BLOCK = 16  # bytes
+_SEGMENT = exact_gaussian.PAIRS_PER_KEY * _AES_BLOCK  # bytes under one AES key
+_BLOCK = 1 << 14  # pairs made at a time: their words stay in the processor's cache
+_ZEROS = memoryview(bytes(_BLOCK * _AES_BLOCK))
 
 
 class NoiseSource(Protocol):
     """Independent draws; two sources with the same key and the same calls give the same draws."""
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal, float64, on the CPU."""
+    def grid_normal(self, shape: tuple[int, ...], *, scale: float) -> Tensor:
+        """round(scale × standard normal), correctly rounded: int64, on the CPU."""
         ...
 
     def bernoulli(self, n: int, probability: float) -> npt.NDArray[np.bool_]: ...
@@ -33,47 +39,58 @@ class NoiseSource(Protocol):
         """(size,) uniform in 0 … high - 1."""
         ...
 
+    def uniform(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Uniform in [-1, 1), in steps of 2⁻²³."""
+        ...
+
     def fork(self, label: str) -> NoiseSource:
         """A source whose draws are independent of this one's and of every other label's."""
         ...
 
 
 class AesNoise:
-    """The keystream of AES-256 in counter mode. `key` is secret, 32 bytes, and is never used for two different questions."""
+    """`key` is secret, 32 bytes, and is never used for two different questions."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != 32:
             raise ValueError(f"noise key: {len(key)} bytes, expected 32")
         self._key = key
-        self._stream = Cipher(algorithms.AES256(_derived(key, "stream")), modes.CTR(bytes(16))).encryptor()
+        self._stream = _Keystream(key, "stream")
+        self._pairs = _Keystream(key, "pairs")
+        self._more_key = _derived(key, "more")
+        self._pair = 0  # drawn so far
 
     @classmethod
     def seeded(cls, seed: int) -> Self:
-        """Reproducible by anybody who knows the seed: for simulations only, whose reports are marked "seeded"."""
+        """Reproducible by anybody who knows the seed: for tests. A simulation seeds the bytes that a reservation begins with instead."""
         return cls(hashlib.sha256(f"fedrad seeded noise {seed}".encode()).digest())
 
     def fork(self, label: str) -> AesNoise:
         return AesNoise(_derived(self._key, f"fork {label}"))
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Box and Muller 1958 in float64, both members of each pair; the radius from 53 bits, never infinite."""
+    def grid_normal(self, shape: tuple[int, ...], *, scale: float) -> Tensor:
+        """int64 whole numbers: the exact Gaussian of standard deviation `scale`, rounded (privacy.md, rule 8).
+
+        The pair with number i in this source takes block i of its keystream, and where that does not decide, HMAC-SHA512 of i.
+        """
         import torch
 
-        count = int(np.prod(shape, dtype=np.int64))
-        values = np.empty(count + count % 2, dtype=np.float64)
-        for start in range(0, len(values), _BLOCK):
-            part = values[start : start + _BLOCK]
-            half = len(part) // 2
-            uniform = self._uniform(2 * half)
-            radius = np.sqrt(-2 * np.log1p(-uniform[:half]))  # 1 - u is in (0, 1]
-            angle = uniform[half:] * (2 * np.pi)
-            np.multiply(radius, np.cos(angle), out=part[:half])
-            np.multiply(radius, np.sin(angle), out=part[half:])
-        return torch.from_numpy(values[:count].reshape(shape))
+        count = math.prod(shape)
+        pairs = (count + 1) // 2
+        values = np.empty((2, pairs), dtype=np.int64)
+        for start in range(0, pairs, _BLOCK):
+            out = values[:, start : start + _BLOCK]
+            words = self._pairs.words(out.size).reshape(-1, 2)
+            exact_gaussian.fill(words, scale, self._more, number=self._pair + start, out=out)
+        self._pair += pairs
+        return torch.from_numpy(values.ravel()[:count].reshape(shape))
 
     def bernoulli(self, n: int, probability: float) -> npt.NDArray[np.bool_]:
-        """(n,) each true with `probability`, to 2⁻⁵³; exactly always at 1 and never at 0."""
-        return self._uniform(n) < probability
+        """(n,) each true with at most `probability`, and at least that less 2⁻⁵³; always at 1 and never at 0."""
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability: {probability} is not between 0 and 1")
+        threshold = math.floor(probability * 2.0**53)  # a product with a power of two is exact
+        return self._stream.words(n) >> np.uint64(11) < np.uint64(threshold)
 
     def integers(self, high: int, size: int) -> npt.NDArray[np.int64]:
         """Uniform in 0 … high - 1, by rejection, so without bias."""
@@ -83,19 +100,42 @@ class AesNoise:
         kept: list[npt.NDArray[np.uint64]] = []
         missing = size
         while missing > 0:
-            words = self._words(missing) >> np.uint64(1)
+            words = self._stream.words(missing) >> np.uint64(1)
             kept.append(words[words < limit])
             missing -= len(kept[-1])
         drawn = np.concatenate(kept) if kept else np.empty(0, dtype=np.uint64)
         return (drawn % np.uint64(high)).astype(np.int64)
 
-    def _uniform(self, n: int) -> npt.NDArray[np.float64]:
-        """(n,) multiples of 2⁻⁵³ in [0, 1)."""
-        return (self._words(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    def uniform(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Multiples of 2⁻²³ in [-1, 1), exact in float32."""
+        whole = (self._stream.words(math.prod(shape)) >> np.uint64(40)).astype(np.float32)
+        return (whole * np.float32(2.0**-23) - np.float32(1)).reshape(shape)
 
-    def _words(self, n: int) -> npt.NDArray[np.uint64]:
-        return np.frombuffer(self._stream.update(bytes(8 * n)), dtype="<u8")
+    def _more(self, pair: int) -> bytes:
+        return hmac.digest(self._more_key, pair.to_bytes(8), "sha512")
+
+
+class _Keystream:
+    """Random words. Every MiB has a key of its own: AES blocks under one key never repeat, which shows in the square of their number."""
+
+    def __init__(self, key: bytes, label: str) -> None:
+        self._key = _derived(key, label)
+        self._segment = 0  # of the next key
+        self._left = 0  # bytes, of this one
+
+    def words(self, n: int) -> npt.NDArray[np.uint64]:
+        buffer = np.empty(8 * n + _AES_BLOCK, dtype=np.uint8)  # `update_into` wants room for a block more
+        at = 0
+        while at < 8 * n:
+            if not self._left:
+                key = _derived(self._key, f"segment {self._segment}")
+                self._cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(_AES_BLOCK))).encryptor()
+                self._segment, self._left = self._segment + 1, _SEGMENT
+            size = min(8 * n - at, self._left, len(_ZEROS))
+            self._cipher.update_into(_ZEROS[:size], buffer[at:].data)
+            at, self._left = at + size, self._left - size
+        return buffer[: 8 * n].view("<u8")
 
 
 def _derived(key: bytes, label: str) -> bytes:
-    return hmac.new(key, f"fedrad noise {label}".encode(), hashlib.sha256).digest()
+    return hmac.digest(key, f"fedrad noise {label}".encode(), "sha256")

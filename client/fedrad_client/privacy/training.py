@@ -2,27 +2,28 @@
 
 Guarantees (privacy.md; tests under tests/privacy hold each of them):
 1. A patient is in a step's batch with probability q, independently of all others (Poisson).
-2. A patient adds one vector, clipped to the bound: the gradient of the mean over at most M drawn images, all of them in one micro-batch.
+2. A patient adds one vector, clipped to the bound: the gradient of the mean over at most M drawn images. Only before the clip may that
+   mean be summed up over several micro-batches.
 3. Noise is added once a step to every parameter, also to an empty batch; the divisor is a constant of the plan.
-4. A patient without label, or whose gradient is not finite, adds the zero vector.
+4. A patient without label, or whose gradient is not finite, adds the zero vector; nobody else's gradient changes by a bit.
+5. Out of memory, the same patients, images, views and noise are computed again in smaller parts; nothing is drawn or counted twice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy.gradients import recording
+from fedrad_client.privacy.batches import Batch, Draw, Source, draw_images, images_at_a_time, in_parts
+from fedrad_client.privacy.gradients import Gradients, full_precision, recording
 from fedrad_client.privacy.optimizer import PatientOptimizer
-from fedrad_client.tensors import choose_device, to_unit_range
-from fedrad_common.augmentation import augment, check
+from fedrad_client.tensors import choose_device
+from fedrad_common.augmentation import check
 from fedrad_common.tasks import task
 
 if TYPE_CHECKING:
@@ -31,22 +32,6 @@ if TYPE_CHECKING:
     from fedrad_client.privacy.noise import NoiseSource
     from fedrad_client.privacy.plan import Plan
     from fedrad_common.protocol import TrainingProtocol
-
-_CACHED_IMAGES = 64  # at a time on a CPU: more leave its cache and cost time
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Whole patients of one step."""
-
-    images: Tensor  # (n × views, 1, H, W) float32 in [0, 1]; an image's views follow each other
-    targets: Tensor  # (n × views, n_labels); NaN is unlabelled
-    weights: Tensor  # (n × views,); those of one patient add up to 1
-    owner: Tensor  # (n,) ascending from 0 without gaps
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(self.images.to(device), self.targets.to(device), self.weights.to(device), self.owner.to(device))
-
 
 Losses = Callable[[Batch], Tensor]  # of each view of a batch
 
@@ -68,28 +53,28 @@ def train(
     forward = model if features is None else cast("Callable[[Tensor], Tensor]", model.from_features)
     start = [parameter.detach().clone() for parameter in model.parameters()]
     sampling, images = noise.fork("sampling"), noise.fork("images")
-    generator = torch.Generator().manual_seed(int(noise.fork("augmentation").integers(2**62, 1)[0]))
+    source = Source(dataset, protocol.training.augmentation, _views(protocol), features)
     plain = _optimizer(model, protocol, round)
     private = protocol.privacy.unit == "patient"
     optimizer = _private_optimizer(plain, protocol, plan, noise.fork("noise")) if private else plain
 
     def losses(batch: Batch) -> Tensor:
-        return task(protocol.task.kind).loss(forward(batch.images), batch.targets)
+        batch = batch.to(device)
+        return task(protocol.task.kind).loss(forward(batch.images), batch.targets) * batch.weights
 
-    size = min(resources.micro_batch, _CACHED_IMAGES) if device.type == "cpu" else resources.micro_batch
-    for _ in range(protocol.privacy.steps_per_round):
-        patients = np.flatnonzero(sampling.bernoulli(dataset.n_patients, plan.sampling_rate))
-        rows = drawn_images(dataset.owner, patients, at_most=protocol.privacy.max_images, noise=images)
-        parts = split_by_patient(dataset.owner[rows], at_most=max(1, size // _views(protocol)))
-        batches = (_batch(dataset, rows[part], protocol, generator, features).to(device) for part in parts)
-        optimizer.zero_grad(set_to_none=True)
-        if isinstance(optimizer, PatientOptimizer):
-            _private_step(optimizer, model, losses, batches, _views(protocol))
-        else:
-            _plain_step(model, losses, batches)
-        # After the noise: what pulls to the round's start, and the decay inside SGD, are post-processing and cost nothing.
-        _pull_back(model, start, protocol.training.proximal)
-        plain.step()
+    size = images_at_a_time(resources.micro_batch, expected_batch=plan.expected_batch, views=source.views, device=device.type)
+    with full_precision(device):
+        for _ in range(protocol.privacy.steps_per_round):
+            patients = np.flatnonzero(sampling.bernoulli(dataset.n_patients, plan.sampling_rate))
+            draw = draw_images(dataset.owner, patients, at_most=protocol.privacy.max_images, views=source.views, noise=images)
+            optimizer.zero_grad(set_to_none=True)
+            if isinstance(optimizer, PatientOptimizer):
+                size = _private_step(optimizer, model, losses, source, draw, size)
+            else:
+                size = _plain_step(model, losses, source, draw, size)
+            # After the noise: what pulls to the round's start, and the decay inside SGD, are post-processing and cost nothing.
+            _pull_back(model, start, protocol.training.proximal)
+            plain.step()
     _forget(model)
     model.to("cpu")
 
@@ -100,20 +85,6 @@ def learning_rate(protocol: TrainingProtocol, round: int) -> float:  # noqa: A00
     if protocol.training.schedule == "constant":
         return full
     return full * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
-
-
-def drawn_images(
-    owner: npt.NDArray[np.int64], patients: npt.NDArray[np.int64], *, at_most: int, noise: NoiseSource
-) -> npt.NDArray[np.int64]:
-    """Row numbers of the given patients' images, ascending; of a patient with more than `at_most`, that many at random."""
-    first, last = np.searchsorted(owner, patients, side="left"), np.searchsorted(owner, patients, side="right")
-    kept = []
-    for start, stop in zip(first.tolist(), last.tolist(), strict=True):
-        rows = np.arange(start, stop)
-        if len(rows) > at_most:
-            rows = np.sort(rows[np.argsort(noise.integers(2**62, len(rows)))[:at_most]])
-        kept.append(rows)
-    return np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
 
 
 def _optimizer(model: nn.Module, protocol: TrainingProtocol, round: int) -> torch.optim.Optimizer:  # noqa: A002
@@ -135,21 +106,43 @@ def _private_optimizer(
     )
 
 
-def _private_step(optimizer: PatientOptimizer, model: nn.Module, losses: Losses, batches: Iterator[Batch], views: int) -> None:
+def _private_step(optimizer: PatientOptimizer, model: nn.Module, losses: Losses, source: Source, draw: Draw, size: int) -> int:
+    """Returns how many images fitted into memory."""
     with recording(model) as kept:
-        for batch in batches:
-            optimizer.accumulate(kept.per_patient(losses(batch), weights=batch.weights, owner=batch.owner, views=views))
+
+        def work(batches: Iterator[Batch]) -> None:
+            total: Gradients = {}
+            with kept.forgetting():
+                for batch in batches:
+                    each = kept.per_patient(losses(batch), owner=batch.owner, views=batch.views)
+                    for parameter, rows in each.items():
+                        rows = rows[: batch.n_patients]  # without the blank ones: by selection
+                        total[parameter] = total[parameter] + rows if parameter in total else rows
+            optimizer.accumulate(total)
+
+        size = in_parts(source, draw, work, at_most=size, filled=True)
     optimizer.pre_step()
+    return size
 
 
-def _plain_step(model: nn.Module, losses: Losses, batches: Iterator[Batch]) -> None:
+def _plain_step(model: nn.Module, losses: Losses, source: Source, draw: Draw, size: int) -> int:
     """The gradient of the mean over the drawn patients, without bound or noise: for phantoms and public data."""
-    n_patients = 0
-    for batch in batches:
-        (losses(batch) * batch.weights).sum().backward()  # type: ignore[no-untyped-call]
-        n_patients += int(batch.owner[-1]) + 1
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / n_patients
+    parameters = list(model.parameters())
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+
+    def work(batches: Iterator[Batch]) -> None:
+        total = [torch.zeros_like(parameter) for parameter in parameters]
+        for batch in batches:
+            each = torch.autograd.grad(losses(batch).sum(), parameters, allow_unused=True)
+            total = [known if new is None else known + new for known, new in zip(total, each, strict=True)]
+        for known, new in zip(sums, total, strict=True):
+            known.add_(new)
+
+    size = in_parts(source, draw, work, at_most=size, filled=False)
+    n_patients = max(1, len(np.unique(draw.owner)))
+    for parameter, total in zip(parameters, sums, strict=True):
+        parameter.grad = total.div_(n_patients)
+    return size
 
 
 def _pull_back(model: nn.Module, start: list[Tensor], proximal: float) -> None:
@@ -158,38 +151,6 @@ def _pull_back(model: nn.Module, start: list[Tensor], proximal: float) -> None:
         for parameter, origin in zip(model.parameters(), start, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - origin, alpha=proximal)
-
-
-def split_by_patient(owner: npt.NDArray[np.int64], *, at_most: int) -> Iterator[slice]:
-    """Consecutive parts of at most `at_most` images, or of one patient where that one has more; nobody is in two parts."""
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    ends = np.append(starts[1:], len(owner)) if len(owner) else starts
-    begin = end = 0
-    for stop in ends.tolist():
-        if stop - begin > at_most and end > begin:
-            yield slice(begin, end)
-            begin = end
-        end = stop
-    if end > begin:
-        yield slice(begin, end)
-
-
-def _batch(
-    dataset: Dataset, rows: npt.NDArray[np.int64], protocol: TrainingProtocol, generator: torch.Generator, features: Tensor | None
-) -> Batch:
-    views = _views(protocol)
-    _, owner, counts = np.unique(dataset.owner[rows], return_inverse=True, return_counts=True)
-    if features is None:
-        images = augment(protocol.training.augmentation, to_unit_range(dataset.pixels[rows]).repeat_interleave(views, dim=0), generator)
-    else:
-        images = features[torch.from_numpy(rows)]
-    weights = (1.0 / (counts[owner] * views)).astype(np.float32)
-    return Batch(
-        images=images,
-        targets=torch.from_numpy(dataset.labels[rows]).repeat_interleave(views, dim=0),
-        weights=torch.from_numpy(weights).repeat_interleave(views),
-        owner=torch.from_numpy(owner.astype(np.int64)),
-    )
 
 
 def _views(protocol: TrainingProtocol) -> int:

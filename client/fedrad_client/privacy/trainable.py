@@ -1,0 +1,88 @@
+"""May a network and its loss be trained here? Tried out on random images, before anybody approves a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from fedrad_client.privacy.gradients import recording
+from fedrad_common.errors import ConfigError, FedradError
+from fedrad_common.models import build
+from fedrad_common.tasks import task
+
+if TYPE_CHECKING:
+    from fedrad_common.protocol import TrainingProtocol
+
+_IMAGES = 3  # the last of them without any label
+_ERROR = 1e-9  # relative, in float64: of a sum that is made in another order
+_SPREAD = 0.1  # of what is added to the first weights: a layer that starts at zero would hide what lies before it
+
+
+def check_network(protocol: TrainingProtocol) -> None:
+    """An image's loss and gradient in a batch must be those of the image alone, in float64; a guarantee for a patient rests on that.
+
+    Raises:
+        ConfigError: they are not, or nothing can tell one image's gradient from another's; also whatever `build` refuses: batch
+            normalisation, buffers, tied and frozen weights.
+    """
+    if protocol.task.kind == "echo":
+        return  # nothing is learned
+    kind = task(protocol.task.kind)
+    size = protocol.input.height, protocol.input.width
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((_IMAGES, 1, *size), generator=generator)
+    targets = torch.tensor([1.0, 0.0, torch.nan], dtype=torch.float64)[:, None].expand(-1, len(protocol.task.labels))
+    with torch.random.fork_rng(devices=[]):  # for a layer that draws at random, which is refused
+        try:
+            network = build(protocol.model, n_outputs=kind.n_outputs(protocol.task.labels), height=size[0], width=size[1])
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)
+            forward, inputs = _in_float64(network, images)
+            _compare(network, lambda rows: kind.loss(forward(inputs[rows]), targets[rows]), name=protocol.model.name)
+        except FedradError:
+            raise
+        except Exception as error:  # a hospital may register networks of its own, of which nothing is known
+            raise ConfigError(
+                f"model {protocol.model.name}: one image's gradient cannot be told from another's ({type(error).__name__})",
+                hint="every layer with weights takes one tensor and gives one, whose first dimension is the image; nothing in place",
+            ) from None
+
+
+def _in_float64(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The trained part and what it sees. A fixed front, `features`, stays in float32, in which its constants are."""
+    if not hasattr(network, "from_features"):
+        return network.double(), images.double()
+    features = network.features(images)  # type: ignore[operator]
+    if features.requires_grad:
+        raise ConfigError("model: its fixed front depends on weights", hint="what `features` computes is computed once and never trained")
+    return cast("Callable[[Tensor], Tensor]", network.double().from_features), features.double()
+
+
+def _compare(network: nn.Module, losses: Callable[[slice], Tensor], *, name: str) -> None:
+    with recording(network) as kept:
+        together = losses(slice(None))
+        if together.shape != (_IMAGES,):
+            raise ConfigError(f"task: the loss of {_IMAGES} images has the shape {tuple(together.shape)}, expected ({_IMAGES},)")
+        gradients = kept.per_patient(together, owner=torch.arange(_IMAGES))
+    if float(together[-1].detach()) != 0:
+        raise ConfigError("task: the loss of an image without any label is not 0", hint="it must not move the model")
+    alone = [losses(slice(image, image + 1)) for image in range(_IMAGES)]
+    if not torch.allclose(torch.cat(alone), together, rtol=_ERROR, atol=_ERROR):
+        raise ConfigError(
+            f"model {name}: the loss of one image depends on who else is in the batch, or on chance",
+            hint="no loss with a term over the batch, no layer that mixes images or draws at random",
+        )
+    for image, loss in enumerate(alone):
+        expected = torch.autograd.grad(loss.sum(), list(network.parameters()), allow_unused=True)
+        for (weight, parameter), each in zip(network.named_parameters(), expected, strict=True):
+            found = gradients[parameter][image] if parameter in gradients else torch.zeros_like(parameter)
+            wanted = torch.zeros_like(parameter) if each is None else each
+            if not torch.allclose(found, wanted, rtol=_ERROR, atol=_ERROR * (1 + float(wanted.abs().max()))):
+                raise ConfigError(
+                    f"model {name}: weight {weight}: an image's gradient in a batch is not that of the image alone",
+                    hint="use each layer with weights by calling it, and change nothing in place",
+                )

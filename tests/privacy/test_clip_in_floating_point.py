@@ -1,0 +1,310 @@
+"""The clip holds in floating point, for weights that an adversary chose: nobody moves a step's sum by more than the bound (rule 7).
+
+A hostile model cannot make a gradient too long, for the norm is taken of the very vector that is added. It can make the last bits count:
+a gradient that is the rounding error of a sum, times a million. Then whatever changes last bits of others moves the sum by a whole bound
+for each of them; kernels do so where the number of images in a batch changes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from fakes.steps import SIDE, dataset, difference, linear, one_thread, patients_of, plan, protocol  # noqa: F401 - a fixture
+from torch import Tensor, nn
+
+from fedrad_client.cohort.dataset import Dataset
+from fedrad_client.privacy import gradients
+from fedrad_client.privacy.batches import Batch, Source, draw_images
+from fedrad_client.privacy.gradients import full_precision, recording
+from fedrad_client.privacy.noise import AesNoise
+from fedrad_client.privacy.optimizer import PatientOptimizer
+from fedrad_client.privacy.training import _private_step
+from fedrad_common.models import build
+from fedrad_common.protocol import Model
+from fedrad_common.tasks import task
+
+PIXELS = SIDE * SIDE
+CPU = torch.device("cpu")
+
+
+def step(network: nn.Module, data: Dataset, *, clip: float = 1.0) -> PatientOptimizer:
+    """One step without noise in which everybody is drawn, over a divisor of 1."""
+    optimizer = PatientOptimizer(
+        torch.optim.SGD(network.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=clip, expected_batch=1.0
+    )
+    draw = draw_images(data.owner, np.arange(data.n_patients), at_most=8, views=1, noise=AesNoise.seeded(0))
+
+    def losses(batch: Batch) -> Tensor:
+        return task("classification").loss(network(batch.images), batch.targets) * batch.weights
+
+    with full_precision(CPU):
+        _private_step(optimizer, network, losses, Source(data, "none", 1, None), draw, 16)
+    return optimizer
+
+
+def released(network: nn.Module, data: Dataset, *, clip: float = 1.0) -> Tensor:
+    """(n_parameters,) float64."""
+    return torch.cat([parameter.grad.double().flatten() for parameter in step(network, data, clip=clip).params])
+
+
+def exact_sum(network: nn.Module, data: Dataset) -> Tensor:
+    """Before any rounding to float32."""
+    return torch.cat([parameter.summed_grad.double().flatten() for parameter in step(network, data).params])
+
+
+def residual() -> nn.Module:
+    network = build(Model(name="resnet", options={"channels": 8, "stages": 1}), n_outputs=2, height=SIDE, width=SIDE)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return network
+
+
+def perceptron(*, smooth: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16), nn.Tanh() if smooth else nn.ReLU(), nn.Linear(16, 2))
+
+
+def scaled(network: nn.Module, scale: float, *, every: int = 1) -> nn.Module:
+    with torch.no_grad():
+        for number, parameter in enumerate(network.parameters()):
+            parameter.mul_(scale if number % every == 0 else 1 / scale)
+    return network
+
+
+HOSTILE: dict[str, Callable[[], nn.Module]] = {
+    **{f"residual × {scale:g}": lambda scale=scale: scaled(residual(), scale) for scale in (0.0, 1e-20, 1e-6, 1e6, 1e18)},
+    **{f"residual × and ÷ {scale:g}": lambda scale=scale: scaled(residual(), scale, every=2) for scale in (1e5, 1e15)},
+    **{f"perceptron × {scale:g}": lambda scale=scale: scaled(perceptron(), scale) for scale in (1e-30, 1e-3, 1e3, 1e18, 1e30)},
+    **{f"perceptron × and ÷ {scale:g}": lambda scale=scale: scaled(perceptron(smooth=True), scale, every=2) for scale in (1e4, 1e19)},
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_no_weights_make_a_patient_add_more_than_the_bound_or_touch_what_another_adds(make: Callable[[], nn.Module]) -> None:
+    network, data = make(), dataset((1, 2, 1, 1, 3, 1, 1))
+    for patient in range(data.n_patients):
+        assert float(released(network, patients_of(data, [patient])).norm()) <= 1
+
+    alone = torch.stack([exact_sum(network, patients_of(data, [patient])) for patient in range(data.n_patients)])
+    assert torch.equal(exact_sum(network, data), alone.sum(0))  # to the last bit, hence no neighbour moves it further than its own
+
+
+@pytest.mark.parametrize("clip", [1e-6, 1.0, 1e6])
+def test_the_bound_holds_from_the_least_clip_norm_to_the_greatest(clip: float) -> None:
+    for make in (HOSTILE["perceptron × 1e+18"], HOSTILE["residual × 1e+06"], HOSTILE["perceptron × 1e-30"]):
+        assert float(released(make(), dataset((1,)), clip=clip).norm()) <= clip
+
+
+ROWS: dict[str, Tensor] = {
+    "one large and many small": torch.cat([torch.ones(1), torch.full((8191,), 3e-4)]),
+    "one large and nothing": torch.cat([torch.ones(1), torch.zeros(8191)]),
+    "signs in turn": torch.tensor([1.0, -1.0]).repeat(4096),
+    "all sizes": 10.0 ** torch.linspace(-38, 18, 8192),
+    "squares beyond float32": torch.full((8192,), 1e25),
+    "below the normal numbers": torch.full((8192,), 1e-40),
+    "the greatest": torch.full((8192,), torch.finfo(torch.float32).max),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_no_vector_of_float32_is_taken_for_a_shorter_one(row: Tensor) -> None:
+    for scale in (1.0, 0.999, 1.001, 7.3):
+        parameter = nn.Parameter(torch.zeros(len(row)))
+        optimizer = PatientOptimizer(
+            torch.optim.SGD([parameter], lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=1.0, expected_batch=1.0
+        )
+        optimizer.accumulate({parameter: (row * scale)[None].clamp(max=torch.finfo(torch.float32).max)})
+        optimizer.pre_step()
+        assert float(parameter.grad.double().norm()) <= 1
+
+
+def test_a_norm_from_gram_matrices_in_float32_overshoots_where_this_one_does_not() -> None:
+    """The control: ghost clipping adds up products of places of a map; where they cancel, float32 loses the norm itself."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 4, 1, bias=False)
+    activation = torch.rand(1, 4, 1, 1).expand(1, 4, 8, 8) + 1e-3 * torch.rand(1, 4, 8, 8)
+    backprop = 1e4 * torch.randn(1, 4, 8, 8)
+    backprop -= backprop.mean((2, 3), keepdim=True)  # what all places have in common cancels
+    a, b = activation[0].flatten(1), backprop[0].flatten(1)
+    true = float(torch.linalg.matrix_norm(b.double() @ a.double().T))
+
+    ghost = float(((a.T @ a) * (b.T @ b)).sum().clamp(min=1e-30).sqrt())
+    (vector,) = gradients._per_image(layer, activation, backprop, 1).values()
+    assert true / ghost > 1.001 or true / ghost < 0.999  # off by more than a tenth of a per cent, in either direction
+
+    optimizer = PatientOptimizer(
+        torch.optim.SGD(layer.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=1.0, expected_batch=1.0
+    )
+    optimizer.accumulate({layer.weight: vector})
+    optimizer.pre_step()
+    assert float(layer.weight.grad.double().norm()) <= 1
+
+
+# ── last bits ──
+
+
+def amplifying(data: Dataset, seed: int) -> nn.Module:
+    """Its first layer's outputs are 0 but for rounding, on the first image; its second multiplies them by a million."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.from_numpy(data.pixels[0].astype(np.float32) / np.float32(65535)).double().flatten()
+    weights = torch.randn(16, PIXELS, generator=generator, dtype=torch.float64)
+    weights -= (weights @ image)[:, None] * image / (image @ image)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16, bias=False), nn.Linear(16, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(weights)
+        network[2].weight.copy_(1e6 * torch.randn(2, 16, generator=generator))
+        network[2].bias.zero_()
+    return network
+
+
+def influence(count: int) -> float:
+    """How far one patient of `count` moves the sum, at worst, all of them having one picture."""
+    data = dataset((1,) * count)
+    data = Dataset(data.pixels[:1].repeat(count, 0), np.ones_like(data.labels), data.owner, count)
+    without = patients_of(data, list(range(count - 1)))
+    networks = [amplifying(data, seed) for seed in range(12)]
+    return max(float((exact_sum(network, data) - exact_sum(network, without)).norm()) for network in networks) / _unit()
+
+
+def _unit() -> float:
+    """What a gradient far beyond the bound adds, in the units of an exact sum."""
+    return float(exact_sum(HOSTILE["perceptron × 1000"](), dataset((1,))).norm())
+
+
+@pytest.mark.parametrize("count", [2, 4, 17])
+def test_nobodys_last_bits_depend_on_who_else_is_drawn(count: int) -> None:
+    assert influence(count) <= 1 + 1e-6
+
+
+def test_in_batches_of_any_size_one_patient_moves_the_sum_by_more_than_twice_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack without the defence: batches as large as the patients who happen to be in them."""
+    cut = Batch.cut
+    monkeypatch.setattr(Batch, "cut", lambda self, chunk, filled_to=0: cut(self, chunk))
+
+    assert max(influence(2), influence(4)) > 2
+
+
+# ── what is not finite ──
+
+
+def overflowing() -> nn.Module:
+    """Finite for a dark image, infinite for a bright one."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.0)
+        network[1].weight.fill_(1e18)
+        network[2].weight.copy_(torch.eye(4) * 1e18)
+        network[3].weight.copy_(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
+    return network
+
+
+def test_a_patient_that_is_not_finite_adds_nothing_and_nobodys_sums_meet_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset((1, 2, 1, 1))
+    pixels = np.zeros_like(data.pixels)  # black
+    pixels[:, 0, 0] = 1  # of 65,535
+    pixels[1] = 65535  # one of the second patient's two images
+    data = Dataset(pixels, data.labels, data.owner, 4)
+    real, spoilt = gradients._per_image, []
+
+    def watch(layer: nn.Module, activation: Tensor, backprop: Tensor, views: int) -> gradients.Gradients:
+        spoilt.append(not (activation.isfinite().all() and backprop.isfinite().all()))
+        return real(layer, activation, backprop, views)
+
+    monkeypatch.setattr(gradients, "_per_image", watch)
+    found = exact_sum(overflowing(), data)
+    assert spoilt
+    assert not any(spoilt)
+    assert torch.equal(found, exact_sum(overflowing(), patients_of(data, [0, 2, 3])))
+    assert float(found.norm()) > 0
+    assert float(exact_sum(overflowing(), patients_of(data, [1])).norm()) == 0
+
+
+def test_a_weight_of_zero_does_not_remove_what_is_not_a_number() -> None:
+    """The control: why it is done by selection."""
+    rows = torch.tensor([[1.0, 2.0], [torch.nan, 3.0]])
+
+    assert (torch.tensor([1.0, 0.0]) @ rows).isnan().any()
+    assert torch.equal(torch.where(torch.tensor([[True], [False]]), rows, 0.0).sum(0), rows[0])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["forwards", "backwards"])
+def test_a_gradient_says_of_whom_it_is_not_finite_and_is_right_for_everybody_else(bad: float, where: str) -> None:
+    module = linear()
+    images, owner = torch.rand(4, 1, SIDE, SIDE), torch.tensor([0, 1, 1, 2])
+    with recording(module) as kept:
+        right = kept.per_patient(module(images).sum(1), owner=owner)
+        weights = torch.tensor([1.0, 1.0, bad if where == "backwards" else 1.0, 1.0])
+        if where == "forwards":
+            images = images.clone()
+            images[2, 0, 3, 3] = bad
+        found = kept.per_patient(module(images).sum(1) * weights, owner=owner)
+
+    for parameter, rows in found.items():
+        assert rows[1].isnan().all()
+        assert torch.equal(rows[[0, 2]], right[parameter][[0, 2]])
+
+
+# ── float32 is float32 ──
+
+
+def switches() -> list[object]:
+    return [getattr(place, name) for place, name, _ in gradients._precision_switches()]
+
+
+def test_nothing_is_computed_in_less_than_float32_inside_and_all_is_as_before_outside() -> None:
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.benchmark = True
+    try:
+        before = switches()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loose = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+            with full_precision(CPU):
+                inside, strict = switches(), (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        after = switches()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = False
+
+    assert {"tf32", "bf16"} < set(before)  # cuDNN's convolutions use TF32 unless told otherwise
+    assert inside == [value for _, _, value in gradients._precision_switches()]
+    assert not {"tf32", "bf16"} & set(inside)
+    assert (loose, strict) == (torch.bfloat16, torch.float32)
+    assert after == before
+
+
+def test_an_error_leaves_the_process_as_it_was() -> None:
+    before = switches()
+    with pytest.raises(ZeroDivisionError), full_precision(CPU):
+        raise ZeroDivisionError
+
+    assert switches() == before
+
+
+def test_a_round_in_a_process_set_to_half_precision_gives_the_same_bytes() -> None:
+    expected = difference(dataset(), perceptron(), constants=plan(sigma=1.0))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loose = perceptron()(torch.ones(1, 1, SIDE, SIDE)).dtype
+            found = difference(dataset(), perceptron(), constants=plan(sigma=1.0))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+    assert loose == torch.bfloat16  # the process was set so
+    assert found.tobytes() == expected.tobytes()
+
+
+def test_the_slack_is_taken_off_the_bound_and_not_off_the_noise() -> None:
+    """What the accountant is told is the clip norm; a patient is clipped below it, by more than floating point can lose."""
+    optimizer = step(perceptron(), dataset((1,)), clip=2.0)
+    n_parameters = sum(parameter.numel() for parameter in optimizer.params)
+
+    assert optimizer.max_grad_norm == 2.0
+    assert 0 < 1 - optimizer.bound / 2.0 <= 1e-4 + n_parameters**0.5 * 2**-24
+    assert optimizer.noise_multiplier == 0.0
+    assert protocol().privacy.clip_norm == 1.0
