@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from fedrad_common.protocol import TrainingProtocol
 from fedrad_common.records import Kind
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor, nn
 
     from fedrad_client.cohort.dataset import Dataset
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {3: "input", 4: "memory", 5: "error"}
 # What the child may know of our environment: nothing that could hold a secret.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV")
-_CACHED_FEATURES = 1 << 26  # numbers of one part, 256 MiB
+_CACHED_FEATURES = 1 << 26  # numbers of as many images as the plan expects, 256 MiB
 
 
 @dataclass(frozen=True)
@@ -149,16 +148,18 @@ def _compute(job: Job, model: Vector, *, keep: bool) -> Vector:
         from fedrad_common.tasks import echo
 
         return echo.update(model, job.round)
+    from fedrad_client.cohort.withdrawal import withdrawn
     from fedrad_client.privacy.noise import AesNoise
     from fedrad_common.packing import pack, unpack
 
     _use_threads(job.resources.threads)
     part: Part = "training" if job.kind == "train" else "validation"
-    dataset = _dataset(job.cohort, job.generation, part, job.protocol.task.labels)
+    gone = withdrawn(job.cohort)
+    dataset = _dataset(job.cohort, job.generation, part, job.protocol.task.labels, gone)
     noise, network = AesNoise(job.secret), _network(_picture(job.protocol))
     unpack(network, model)
-    fixed = keep and (part == "validation" or job.protocol.training.augmentation == "none")
-    features = _features(job.cohort, job.generation, part, _picture(job.protocol)) if fixed else None
+    kept = keep and (part == "validation" or job.protocol.training.augmentation == "none") and _fits(job, network)
+    features = _features(job.cohort, job.generation, part, _picture(job.protocol), gone) if kept else None
     if job.kind == "train":
         if (job.protocol.privacy.unit == "patient") != (job.plan.noise_multiplier > 0):
             raise MisuseError(f"plan: noise {job.plan.noise_multiplier} for a protocol with unit {job.protocol.privacy.unit!r}")
@@ -176,19 +177,30 @@ def _compute(job: Job, model: Vector, *, keep: bool) -> Vector:
         )
         return pack(network) - model
     from fedrad_client.privacy.release import histogram, release
+    from fedrad_client.scoring import patient_scores
+    from fedrad_common.tasks import task
 
     if (job.plan.evaluation_noise > 0) != (job.plan.evaluation == "noised") or job.plan.evaluation == "none":
         raise MisuseError(f"plan: evaluation is {job.plan.evaluation!r} with noise {job.plan.evaluation_noise}")
-    counts = histogram(*_patients(dataset, network, job, features))
+    score = task(job.protocol.task.kind).score
+    counts = histogram(*patient_scores(dataset, network, score=score, resources=job.resources, features=features))
     return release(counts, standard_deviation=job.plan.evaluation_noise, seeded=noise.fork("evaluation") if job.seeded else None)
 
 
+def _fits(job: Job, network: nn.Module) -> bool:
+    """Whether features may be kept: by what is public, never by the count, for it may change a last bit."""
+    from fedrad_client.scoring import n_features
+
+    images = job.plan.declared_size * job.protocol.privacy.max_images
+    return images * n_features(network, height=job.protocol.input.height, width=job.protocol.input.width) <= _CACHED_FEATURES
+
+
 @functools.lru_cache(maxsize=256)
-def _dataset(cohort: Path, generation: int, part: Part, labels: tuple[str, ...]) -> Dataset:
+def _dataset(cohort: Path, generation: int, part: Part, labels: tuple[str, ...], gone: frozenset[str] = frozenset()) -> Dataset:
     from fedrad_client.cohort.dataset import load_dataset
     from fedrad_client.cohort.store import open_cohort
 
-    return load_dataset(open_cohort(cohort, generation), part=part, labels=labels)
+    return load_dataset(open_cohort(cohort, generation), part=part, labels=labels, withdrawn=gone)
 
 
 def _picture(protocol: TrainingProtocol) -> bytes:
@@ -209,48 +221,13 @@ def _network(picture: bytes) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=64)
-def _features(cohort: Path, generation: int, part: Part, picture: bytes) -> Tensor | None:
-    """What a network's fixed front (`features`, before `from_features`) makes of every image, once; None without one, or for too many."""
-    import torch
+def _features(cohort: Path, generation: int, part: Part, picture: bytes, gone: frozenset[str]) -> Tensor | None:
+    """What a network's fixed front makes of every image, once; None without one, or without images."""
+    from fedrad_client.scoring import features_of, fixed_front
 
-    from fedrad_client.tensors import to_unit_range
-
-    pixels = _dataset(cohort, generation, part, tuple(json.loads(picture)["task"]["labels"])).pixels
-    front = getattr(_network(picture), "features", None)
-    if front is None or len(pixels) == 0:
-        return None
-    with torch.no_grad():
-        if front(to_unit_range(pixels[:1])).numel() * len(pixels) > _CACHED_FEATURES:
-            return None
-        return torch.cat([front(to_unit_range(pixels[start : start + 64])) for start in range(0, len(pixels), 64)])
-
-
-def _patients(
-    dataset: Dataset, network: nn.Module, job: Job, features: Tensor | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """(n_patients, n_labels) scores, the mean over each patient's images, and classes, the most over them; NaN is unlabelled."""
-    import torch
-
-    from fedrad_client.tensors import choose_device, to_unit_range
-    from fedrad_common.tasks import task
-
-    device = choose_device(job.resources.device)
-    network.eval().to(device)
-    from_features = cast("Callable[[Tensor], Tensor]", getattr(network, "from_features", network))
-    n_labels, score = dataset.labels.shape[1], task(job.protocol.task.kind).score
-    totals = np.zeros((dataset.n_patients, n_labels))
-    with torch.no_grad():
-        for start in range(0, len(dataset.owner), job.resources.micro_batch):
-            rows = slice(start, start + job.resources.micro_batch)
-            if features is None:
-                outputs = network(to_unit_range(dataset.pixels[rows]).to(device))
-            else:
-                outputs = from_features(features[rows].to(device))
-            np.add.at(totals, dataset.owner[rows], score(outputs).double().cpu().numpy())
-    images = np.bincount(dataset.owner, minlength=dataset.n_patients)
-    classes = np.full((dataset.n_patients, n_labels), np.nan, dtype=np.float32)
-    np.fmax.at(classes, dataset.owner, dataset.labels)
-    return totals / np.maximum(images, 1)[:, None], classes
+    pixels = _dataset(cohort, generation, part, tuple(json.loads(picture)["task"]["labels"]), gone).pixels
+    front = fixed_front(_network(picture))
+    return None if front is None or len(pixels) == 0 else features_of(pixels, front)
 
 
 def _main(folder: Path) -> int:

@@ -7,9 +7,10 @@ import pytest
 
 from fedrad_client.cohort import draft
 from fedrad_client.cohort.dataset import load_dataset
-from fedrad_client.cohort.store import current, open_cohort
+from fedrad_client.cohort.store import current, newest_fitting, open_cohort
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.profiles import PROFILES
+from fedrad_common.protocol import parse_protocol
 
 
 @pytest.fixture
@@ -125,3 +126,20 @@ def test_many_parts_hold_what_one_part_would(tmp_path, patients, run_ingest, mon
 
 def test_the_folder_is_for_its_owner_only(cohort):
     assert {path.stat().st_mode & 0o077 for path in cohort.rglob("*")} == {0}
+
+
+def test_a_run_takes_the_newest_generation_that_fits_its_protocol(make_site, write_cohort, protocol_bytes: bytes) -> None:
+    """A later ingest may have been for another project: its labels or its geometry are not this one's."""
+    directory, protocol = make_site().cohort, parse_protocol(protocol_bytes)
+    write_cohort(directory, labels=("fracture",))
+    assert newest_fitting(directory, protocol) == 1
+
+    write_cohort(directory, labels=("fracture", "lesion"))
+    assert newest_fitting(directory, protocol) == 3
+
+
+def test_a_protocol_that_no_generation_fits_is_told_why(make_site, protocol_bytes: bytes) -> None:
+    wider = parse_protocol(protocol_bytes.replace(b"width = 8", b"width = 16"))
+
+    with pytest.raises(MisuseError, match="cohort: holds xr 8×8, the protocol wants xr 8×16"):
+        newest_fitting(make_site().cohort, wider)

@@ -32,7 +32,7 @@ def job(tmp_path: Path, protocol: TrainingProtocol, write_cohort) -> Job:
     write_cohort(cohort)
     plan = Plan(
         protocol=protocol.hash, n_parameters=1, declared_size=50, sampling_rate=0.3, expected_batch=15.0, noise_multiplier=1.0, delta=1e-4,
-        epsilon=8.0, step_cost=0.1, evaluation="exact", evaluation_noise=0.0,
+        epsilon=8.0, evaluation="exact", evaluation_noise=0.0,
     )  # fmt: skip
     return Job(
         protocol=protocol, kind="train", round=1, plan=plan, secret=bytes(range(32)), cohort=cohort, generation=1,

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fedrad_client.cohort.withdrawal import withdrawn as read_withdrawn
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.profiles import profile
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from fedrad_client.cohort.split import Part
     from fedrad_client.cohort.store import Cohort
 
@@ -26,8 +29,11 @@ class Dataset:
     n_patients: int
 
 
-def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...]) -> Dataset:
+def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...], withdrawn: Collection[str] | None = None) -> Dataset:
     """One part with the named labels, in their order. An empty part is a dataset of 0 images.
+
+    Args:
+        withdrawn: pseudonyms of those who left since the generation was made; without it, those that the cohort's own list names.
 
     Raises:
         MisuseError: the cohort has no such label.
@@ -39,7 +45,9 @@ def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...]) -> Data
     for label in labels:
         if label not in manifest.labels:
             raise MisuseError(f"cohort: has no label {label!r}", hint="ingest again with a label table that has this column")
-    rows = np.array([index for index, record in enumerate(cohort.records) if record.part == part], dtype=np.int64)
+    gone = read_withdrawn(cohort.directory.parent) if withdrawn is None else withdrawn
+    kept = (index for index, record in enumerate(cohort.records) if record.part == part and record.patient not in gone)
+    rows = np.fromiter(kept, dtype=np.int64)
     patients = [cohort.records[row].patient for row in rows]
     places = {patient: place for place, patient in enumerate(dict.fromkeys(patients))}
     return Dataset(

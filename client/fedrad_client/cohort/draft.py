@@ -30,7 +30,7 @@ from fedrad_client.cohort.store import (
 )
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import disk_full, exclusive_lock, fsync_directory, is_full, write_atomic, write_json
+from fedrad_common.files import disk_error, disk_errors, exclusive_lock, fsync_directory, write_atomic, write_json
 
 PART_BYTES = 256 * 10**6
 SPOOL = "spool"
@@ -136,20 +136,17 @@ def new_generation(directory: Path, *, height: int, width: int) -> Iterator[Draf
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        if is_full(error):
-            raise disk_full(directory) from None
+        if trouble := disk_error(directory.name, error):
+            raise trouble from None
         raise MisuseError("cohort: its folder cannot be made", hint="see `cohort` in site.toml: a path that you may write to") from None
     folder = directory / ".draft.tmp"
     with exclusive_lock(directory / ".lock", what="the cohort"):
         shutil.rmtree(folder, ignore_errors=True)  # of an ingest that was killed
         try:
-            folder.mkdir(mode=0o700)
-            with (folder / SPOOL).open("x+b") as spool:
-                yield Draft(folder, height, width, spool, [], [])
-        except OSError as error:
-            if is_full(error):
-                raise disk_full(directory) from None
-            raise
+            with disk_errors(directory):
+                folder.mkdir(mode=0o700)
+                with (folder / SPOOL).open("x+b") as spool:
+                    yield Draft(folder, height, width, spool, [], [])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             if not existed and not (directory / CURRENT).exists():

@@ -15,6 +15,7 @@ from fedrad_common.canonical import Sha256, canonical_json
 from fedrad_common.config import Section, parse_json
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.files import read_json, sha256_file
+from fedrad_common.protocol import TrainingProtocol
 
 FORMAT: Literal["fedrad-cohort-1"] = "fedrad-cohort-1"
 CURRENT, MANIFEST, RECORDS, LABELS, QUARANTINE = "current", "cohort.json", "records.jsonl", "labels/labels.jsonl", "quarantine.jsonl"
@@ -103,6 +104,29 @@ def current(directory: Path) -> int:
         raise FormatError(
             "cohort: its pointer to the current generation is damaged", hint="it holds the name of the newest folder beside it, as 00001"
         ) from None
+
+
+def newest_fitting(directory: Path, protocol: TrainingProtocol) -> int:
+    """The newest generation with the protocol's geometry and labels: a later ingest may have been for another project.
+
+    Raises:
+        MisuseError: nothing was ingested yet, or nothing that fits.
+    """
+    newest = current(directory)
+    for number in sorted((int(path.name) for path in directory.iterdir() if path.name.isdecimal()), reverse=True):
+        if number <= newest and misfit(read_manifest(directory, number), protocol) is None:
+            return number
+    raise MisuseError(f"cohort: {misfit(read_manifest(directory, newest), protocol)}", hint="ingest again with --protocol")
+
+
+def misfit(manifest: Manifest, protocol: TrainingProtocol) -> str | None:
+    """Why a protocol cannot be trained on a generation; None where it can."""
+    wanted = protocol.input
+    if (manifest.profile, manifest.height, manifest.width) != (wanted.profile, wanted.height, wanted.width):
+        held = f"{manifest.profile} {manifest.height}×{manifest.width}"
+        return f"holds {held}, the protocol wants {wanted.profile} {wanted.height}×{wanted.width}"
+    missing = [label for label in protocol.task.labels if label not in manifest.labels]
+    return f"has no label {missing[0]!r}" if missing else None
 
 
 def open_cohort(directory: Path, generation: int | None = None) -> Cohort:

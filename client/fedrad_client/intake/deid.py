@@ -191,12 +191,17 @@ KEYWORDS: tuple[str, ...] = (*IDENTIFIERS, *(rule.keyword for rule in RULES))
 def subject(ds: Dataset) -> Subject:
     """Raises Quarantined: the Patient ID is missing, blank or unreadable."""
     try:
-        patient_id, issuer = (unicodedata.normalize("NFC", _text(ds.get(keyword) or "")) for keyword in IDENTIFIERS)
+        who = identified(*(ds.get(keyword) or "" for keyword in IDENTIFIERS))
     except Exception:
         raise Quarantined("no-patient-id") from None
-    if not patient_id:
+    if not who.patient_id:
         raise Quarantined("no-patient-id")
-    return Subject(patient_id, issuer)
+    return who
+
+
+def identified(patient_id: Any, issuer: Any = "") -> Subject:
+    """One patient, whether a file or a person names it: blanks around it and the Unicode form of its letters make no difference."""
+    return Subject(unicodedata.normalize("NFC", _text(patient_id)), unicodedata.normalize("NFC", _text(issuer)))
 
 
 def rebuild(ds: Dataset, who: Subject, keys: PseudonymKeys) -> dict[str, Value]:

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag, Tag
 Code = Literal[
     "not-a-file", "not-dicom", "compressed-archive", "too-large", "unreadable", "truncated", "no-patient-id", "no-uid",
     "no-pixels", "modality", "multi-frame", "colour", "unsupported-syntax", "undecodable", "bad-pixels", "duplicate",
-    "unlabelled", "internal",
+    "withdrawn", "unlabelled", "contradictory", "internal",
 ]  # fmt: skip
 CODES: dict[Code, str] = {
     "not-a-file": "a link, pipe, device or closed folder; never opened",
@@ -37,7 +37,9 @@ CODES: dict[Code, str] = {
     "undecodable": "the decoder refused its pixels",
     "bad-pixels": "constant, not finite, or contradicting its own header",
     "duplicate": "the same image of the same patient was read already",
+    "withdrawn": "its patient was withdrawn; nothing of it is kept",
     "unlabelled": "the label table has no value for it",
+    "contradictory": "rows of the label table with the same key contradict each other, and no other row has a value for it",
     "internal": "an unforeseen fault of this program; please report the code",
 }
 

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from fedrad_client.cohort.draft import Draft, check_continuity, new_generation, next_generation, publish
-from fedrad_client.cohort.labels import LabelTable, Level, Values, read_labels
+from fedrad_client.cohort.labels import Key, Known, LabelTable, Level, Values, read_labels
 from fedrad_client.cohort.split import part_of
 from fedrad_client.cohort.store import Manifest, Record
+from fedrad_client.cohort.withdrawal import withdrawn
 from fedrad_client.intake.deid import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, subject
 from fedrad_client.intake.dicom import Code, Quarantined, find_files, hushed, read
 from fedrad_client.intake.pixels import Fragile, Geometry, check_header, normalise
@@ -35,6 +36,7 @@ class Recipe:
     keys: PseudonymKeys
     validation_fraction: float
     labels: LabelTable | None = None
+    withdrawn: frozenset[str] = frozenset()  # pseudonyms
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Outcome:
     record: Record | None = None
     pixels: npt.NDArray[np.uint16] | None = None  # (H, W)
     labels: Values = ()
-    used: tuple[tuple[Level, str], ...] = ()  # label rows that speak of it
+    used: tuple[Key, ...] = ()  # label rows that speak of it
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ def ingest(
     if labels is None and label_names:
         raise MisuseError("labels: none given", hint=f"give --labels a CSV with the columns {', '.join(label_names)}")
     table = read_labels(labels, label_names) if labels else None
-    recipe = Recipe(geometry, keys, validation_fraction, table)
+    recipe = Recipe(geometry, keys, validation_fraction, table, withdrawn(cohort))
     check_continuity(cohort, key=keys.id, validation_fraction=validation_fraction)
     with new_generation(cohort, height=geometry.height, width=geometry.width) as draft:
         unused = _fill(draft, files, recipe, workers=workers, progress=progress)
         manifest = _manifest(draft, recipe, n_files=len(files), generation=next_generation(cohort))
         published = publish(draft, cohort, manifest)
-        warnings = tuple(_warnings(draft, manifest, unused))
+        contradictory = table.contradictory if table else 0
+        warnings = tuple(_warnings(draft, manifest, unused=unused, contradictory=contradictory))
     return Intake(
         generation=published.generation,
         changed=published is manifest,
@@ -122,12 +125,14 @@ def process(path: Path, recipe: Recipe, *, fragile: bool = True) -> Outcome:
         with hushed():
             ds = read(path, KEYWORDS)
             who = subject(ds)
+            if who.pseudonym(recipe.keys) in recipe.withdrawn:
+                return Outcome("withdrawn")
             fields = rebuild(ds, who, recipe.keys)
             series = _text(fields.get("SeriesInstanceUID"))
             check_header(ds, recipe.geometry.profile)
-            known, used = recipe.labels.find(label_keys(ds, who)) if recipe.labels else ((), ())
-            if recipe.labels and all(value is None for value in known):
-                return Outcome("unlabelled", series, used=used)
+            known = recipe.labels.find(label_keys(ds, who), issuer=who.issuer) if recipe.labels else Known((), False, ())
+            if recipe.labels and all(value is None for value in known.values):
+                return Outcome("contradictory" if known.contradictory else "unlabelled", series, used=known.used)
             pixels = normalise(ds, recipe.geometry, fragile=fragile)
     except Quarantined as outcome:
         return Outcome(outcome.code, series)
@@ -137,7 +142,7 @@ def process(path: Path, recipe: Recipe, *, fragile: bool = True) -> Outcome:
         return Outcome("internal", series)
     part = part_of(who.identity, key=recipe.keys.split, fraction=recipe.validation_fraction)
     record = Record(who.pseudonym(recipe.keys), str(fields["SOPInstanceUID"]), part, dict(fields))
-    return Outcome(None, series, record, pixels, known, used)
+    return Outcome(None, series, record, pixels, known.values, known.used)
 
 
 def label_keys(ds: Dataset, who: Subject) -> dict[Level, str]:
@@ -156,7 +161,7 @@ def _text(value: Value | None) -> str | None:
 def _fill(draft: Draft, files: list[Path], recipe: Recipe, *, workers: int, progress: Progress | None) -> int:
     """Read all files into the draft; returns how many keys of the label table spoke of no file that was read."""
     numbers: dict[str, int] = {}
-    used: set[tuple[Level, str]] = set()
+    used: set[Key] = set()
     for entry, outcome in enumerate(outcomes(files, recipe, workers=workers), start=1):
         series = numbers.setdefault(outcome.series, len(numbers) + 1) if outcome.series else None
         used.update(outcome.used)
@@ -247,9 +252,11 @@ def _manifest(draft: Draft, recipe: Recipe, *, n_files: int, generation: int) ->
     )
 
 
-def _warnings(draft: Draft, manifest: Manifest, unused: int) -> Iterator[str]:
+def _warnings(draft: Draft, manifest: Manifest, *, unused: int, contradictory: int) -> Iterator[str]:
     if unused:
         yield f"labels: {unused} keys belong to no image that was read"
+    if contradictory:
+        yield f"labels: {contradictory} keys have rows that contradict each other: those labels count as unknown"
     if manifest.n_patients == 1:
         yield "cohort: one patient only"
     for index, name in enumerate(manifest.labels):

@@ -59,4 +59,5 @@ def _discrete_gaussian(n: int, standard_deviation: float) -> npt.NDArray[np.int6
 
 
 def _seeded(noise: NoiseSource, n: int, standard_deviation: float) -> npt.NDArray[np.int64]:
-    return np.rint(noise.normal((n,)).numpy() * standard_deviation).astype(np.int64)
+    drawn: npt.NDArray[np.int64] = noise.grid_normal((n,), scale=standard_deviation).numpy()
+    return drawn
