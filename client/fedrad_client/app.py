@@ -1,9 +1,13 @@
-"""The ClientApp: message → order → `answer` → message. Nothing of an exception but a code ever becomes part of a reply."""
+"""The ClientApp: message → order → `answer` → message. Nothing of an exception but a code ever becomes part of a reply.
+
+A node and the installed app answer in the protocol's time slots; simulations, whose time is simulated, at once.
+"""
 
 import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedrad_common import messages  # first: it switches off what Flower reads at import
@@ -13,60 +17,108 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrad_client.answer import Entropy, answer
-from fedrad_client.site import Site, open_site
+from fedrad_client.site import Home, Site, open_site
+from fedrad_client.slots import Clock, hold, slot_of
 from fedrad_client.work import Work, run_child
-from fedrad_common.errors import BusyError, FormatError, RefusalCode
+from fedrad_common.errors import BusyError, DiskError, FormatError, RefusalCode, SyncError
 from fedrad_common.records import Answer
 
 log = logging.getLogger(__name__)
 Opening = AbstractContextManager[Site]  # a site is opened for one answer, so that its own people can use it in between
 
 
+@dataclass(frozen=True)
+class _Said:
+    answer: Answer
+    failure: type[Exception] | None = None  # the class of what went wrong, for this site's log; never its text
+
+
 def handle(message: Message, *, site: Site, work: Work, entropy: Entropy = os.urandom) -> Message:
-    """Answer one message with one message; whatever goes wrong is a code, and here only the name of the exception's class."""
-    try:
-        order, model = messages.read_order(message.content)
-        return _reply(message, answer(site, order, model, work=work, entropy=entropy))
-    except FormatError:
-        return _refuse(message, "version", FormatError)
-    except Exception as error:
-        return _refuse(message, "internal", type(error))
+    """Answer one message with one message, at once; whatever goes wrong is a code, and here only the name of the exception's class."""
+    return _reply(message, _answered(message, site, work=work, entropy=entropy))
 
 
 def open_and_handle(message: Message, opening: Callable[[], Opening], *, work: Work, entropy: Entropy = os.urandom) -> Message:
-    """Open the site for this one message; `busy` while another program of the hospital holds it."""
-    try:
-        with opening() as site:
-            return handle(message, site=site, work=work, entropy=entropy)
-    except BusyError:
-        return _refuse(message, "busy", BusyError)
-    except Exception as error:
-        return _refuse(message, "internal", type(error))
+    """The same with the site opened for this one message; `busy` while another program of the hospital holds it."""
+    return _reply(message, _opened_and_answered(message, opening, work=work, entropy=entropy))
 
 
-def make_app(site_of: Callable[[Context], Opening], *, work: Work, entropy: Entropy = os.urandom) -> ClientApp:
-    """Nothing of the coordinator's configuration in `Context` is read; `site_of` may look at the node's own."""
+def answer_in_slot(message: Message, home: Path, *, work: Work, entropy: Entropy = os.urandom, clock: Clock | None = None) -> Message:
+    """The same as a hospital does it: whatever the reply is, it leaves in the protocol's next time slot.
+
+    No reply leaves after a SyncError, which ends the process; started again, a node reports that it was interrupted.
+
+    The answer is sealed and the site closed before the wait, so that a process which dies there loses nothing and sends nothing early.
+    """
+    clock = clock or Clock()
+    received = clock.now()
+    slot = _slot(message, Home(home))
+    said = _opened_and_answered(message, lambda: open_site(home), work=work, entropy=entropy)
+    hold(received, slot, clock)
+    return _reply(message, said)  # made now: Flower stamps a message with the time at which it is made
+
+
+def make_app(home_of: Callable[[Context], Path], *, work: Work, entropy: Entropy = os.urandom, clock: Clock | None = None) -> ClientApp:
+    """Nothing of the coordinator's configuration in `Context` is read; `home_of` may look at the node's own."""
     made = ClientApp()
 
     def respond(message: Message, context: Context) -> Message:
-        return open_and_handle(message, lambda: site_of(context), work=work, entropy=entropy)
+        try:
+            return answer_in_slot(message, home_of(context), work=work, entropy=entropy, clock=clock)
+        except SyncError:  # the process is Flower's, which would quote the exception
+            return _reply(message, _failed("disk", SyncError))
 
     made.train()(respond)
     made.evaluate()(respond)
     return made
 
 
-def _installed(_: Context) -> Opening:
-    return open_site(Path(os.environ["FEDRAD_SITE"]))
+def _installed(_: Context) -> Path:
+    return Path(os.environ["FEDRAD_SITE"])
 
 
-def _reply(message: Message, said: Answer) -> Message:
-    return Message(messages.answer_content(said), reply_to=message)
+def _slot(message: Message, home: Home) -> float:
+    try:
+        order, _, _ = messages.read_order(message.content)
+    except (FormatError, ValueError):  # no order, or Flower's own error message: no protocol, no slot, and no work
+        return 0.0
+    return slot_of(home, order)
 
 
-def _refuse(message: Message, code: RefusalCode, error: type[Exception]) -> Message:
-    log.error("answered with code %s (%s)", code, error.__name__)
-    return _reply(message, Answer(refusal=code))
+def _answered(message: Message, site: Site, *, work: Work, entropy: Entropy) -> _Said:
+    try:
+        order, model, witness = messages.read_order(message.content)
+        return _Said(answer(site, order, model, work=work, entropy=entropy, witness=witness))
+    except SyncError:
+        raise
+    except FormatError:
+        return _failed("version", FormatError)
+    except Exception as error:
+        return _failed("internal", type(error))
+
+
+def _opened_and_answered(message: Message, opening: Callable[[], Opening], *, work: Work, entropy: Entropy) -> _Said:
+    try:
+        with opening() as site:
+            return _answered(message, site, work=work, entropy=entropy)
+    except SyncError:
+        raise
+    except BusyError:
+        return _failed("busy", BusyError)
+    except DiskError:
+        return _failed("disk", DiskError)
+    except Exception as error:
+        return _failed("internal", type(error))
+
+
+def _failed(code: RefusalCode, failure: type[Exception]) -> _Said:
+    return _Said(Answer(refusal=code), failure)
+
+
+def _reply(message: Message, said: _Said) -> Message:
+    if said.failure is not None:  # with the reply and not before it: the log's clock must not tell how long the work took
+        log.error("answered with code %s (%s)", said.answer.refusal, said.failure.__name__)
+    return Message(messages.answer_content(said.answer), reply_to=message)
 
 
 app = make_app(_installed, work=run_child)

@@ -67,6 +67,7 @@ class Executor:
     most_bytes: int  # of an order
     stop: threading.Event
     _node: Node = field(default_factory=Node)
+    _ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> End:
         """Serve until `stop` is set; an answer that is being made is finished and sent first."""
@@ -81,6 +82,7 @@ class Executor:
                 return "not-admitted"
             finally:
                 self.stop.set()
+                self._ended.set()
                 if heart.is_alive():
                     heart.join()
         return "stopped"
@@ -135,8 +137,8 @@ class Executor:
         return SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
 
     def _keep_alive(self, fleet: Any) -> None:
-        """Also while the site works for minutes. A missed beat is made up by the next one."""
-        while not self.stop.wait(0.7 * HEARTBEAT_MIN_INTERVAL):
+        """Also while the site works for minutes, and until its last answer has left. A missed beat is made up by the next one."""
+        while not self._ended.wait(0.7 * HEARTBEAT_MIN_INTERVAL):
             try:
                 fleet.SendNodeHeartbeat(self._heartbeat(self._node))
             except httpx.HTTPError as error:

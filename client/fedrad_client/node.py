@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from fedrad_client.app import open_and_handle
+from fedrad_client.app import answer_in_slot
 from fedrad_client.executor import Executor
 from fedrad_client.node_key import PUBLIC, node_key
-from fedrad_client.site import Home, open_site
+from fedrad_client.site import Home
 from fedrad_client.work import run_child
 from fedrad_common.address import loopback
 from fedrad_common.errors import MisuseError
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def run_node(home: Path, server: str) -> None:
-    """Serve orders until SIGTERM or SIGINT: the first lets a running answer be finished and sent, the second ends at once.
+    """Serve orders until SIGTERM or SIGINT: the first lets a running answer be finished and sent in its time slot, the second ends at once.
+
+    An answer that was sealed and is waiting for its slot then stays in the outbox, for the coordinator to ask again; it never leaves early.
 
     Raises:
         MisuseError: no site here, an address outside this machine, or a coordinator that has not admitted this node.
@@ -37,7 +39,7 @@ def run_node(home: Path, server: str) -> None:
         server=f"{host}:{port}",
         key=key,
         memory=memory,
-        answer=lambda message: open_and_handle(message, lambda: open_site(home), work=run_child),
+        answer=lambda message: answer_in_slot(message, home, work=run_child),
         most_bytes=most_bytes(config.policy.max_parameters),
         stop=stop,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedrad_client import app as client
-from fedrad_client.app import handle, make_app, open_and_handle
+from fedrad_client.app import answer_in_slot, handle, make_app, open_and_handle
 from fedrad_common import messages
 from fedrad_common.errors import BusyError
 from fedrad_common.identity import SigningKey
@@ -36,7 +36,7 @@ def work(job, model):
 
 
 def answers(monkeypatch, result) -> None:
-    def fake(site, order, model, *, work, entropy):
+    def fake(site, order, model, *, work, entropy, witness):
         if isinstance(result, BaseException):
             raise result
         return result
@@ -82,6 +82,12 @@ def test_a_site_that_its_own_people_use_is_busy(message):
     assert messages.read_answer(open_and_handle(message, opening, work=work).content) == Answer(refusal="busy")
 
 
+def test_a_folder_that_is_no_site_is_internal_and_has_no_slot(message, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waited"))
+
+    assert messages.read_answer(answer_in_slot(message, tmp_path, work=work).content) == Answer(refusal="internal")
+
+
 def test_a_site_that_cannot_be_opened_is_internal(message):
     @contextmanager
     def opening():
@@ -94,9 +100,7 @@ def test_a_site_that_cannot_be_opened_is_internal(message):
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_the_app_of_a_site_answers_real_orders(make_site, monkeypatch, message, kind):
     opened = make_site()
-    from fedrad_client.site import open_site
-
-    made = make_app(lambda context: open_site(opened.path), work=work)
+    made = make_app(lambda context: opened.path, work=work)
     message.metadata.message_type = kind
     context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
 

@@ -203,3 +203,35 @@ def test_how_long_the_work_took_is_not_told(executor, fleet, monkeypatch):
     executor.run()
 
     assert seen == [0.0]
+
+
+def test_an_answer_that_was_ended_while_it_waited_is_not_sent_and_the_order_is_asked_again(executor, fleet, tmp_path):
+    """A second SIGTERM: the sealed answer stays in the outbox, and no earlier reply tells how long the work took."""
+
+    def ended(message):
+        raise SystemExit(143)
+
+    executor.answer, fleet.orders = ended, [order()]
+    with pytest.raises(SystemExit):
+        executor.run()
+
+    assert fleet.pushed == []
+    assert (tmp_path / "interrupted").exists()
+
+
+def test_a_node_that_was_told_to_stop_stays_online_until_its_answer_has_left(executor, fleet, monkeypatch):
+    """A server that thinks it gone would answer the order in its place, while the answer waits for its slot."""
+    monkeypatch.setattr("fedrad_client.executor.HEARTBEAT_MIN_INTERVAL", 0.01)
+    beaten, answer = threading.Event(), executor.answer
+    monkeypatch.setattr(FakeFleet, "SendNodeHeartbeat", lambda self, request: beaten.set())
+
+    def waits(message):
+        fleet.stop.set()
+        beaten.clear()
+        assert beaten.wait(20)
+        return answer(message)
+
+    executor.answer, fleet.orders = waits, [order()]
+    executor.run()
+
+    assert [message.has_error() for message in fleet.pushed] == [False]

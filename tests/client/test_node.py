@@ -1,13 +1,16 @@
 """What a node refuses before it connects to anything, and what it shows to be admitted."""
 
 import json
+import signal
+import threading
 
 import pytest
 from typer.testing import CliRunner
 
 from fedrad_client.cli import app
-from fedrad_client.node import run_node
+from fedrad_client.node import _stop_on_signals, run_node
 from fedrad_client.site import Home
+from fedrad_client.work import run_child
 from fedrad_common.errors import BusyError, MisuseError
 from fedrad_common.files import exclusive_lock
 
@@ -42,3 +45,26 @@ def test_show_keys_prints_public_halves_only(site_home):
     assert keys["envelope_key"] == Home(site_home).envelope_key.public.hex
     assert keys["node_key"].endswith("keys/node.pub")
     assert "PRIVATE" not in shown.output
+
+
+def test_a_node_answers_in_time_slots_and_works_in_a_child(site_home, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda number, action: None)
+    asked = []
+    monkeypatch.setattr("fedrad_client.node.answer_in_slot", lambda message, home, *, work: asked.append((message, home, work)))
+    monkeypatch.setattr("fedrad_client.node.Executor.run", lambda self: self.answer("order") or "stopped")
+    run_node(site_home, "127.0.0.1:1")
+
+    assert asked == [("order", site_home, run_child)]
+
+
+def test_the_first_signal_lets_an_answer_wait_for_its_slot_and_the_second_ends_it(monkeypatch):
+    acts = {}
+    monkeypatch.setattr("signal.signal", lambda number, action: acts.update({number: action}))
+    stop = threading.Event()
+    _stop_on_signals(stop)
+
+    acts[signal.SIGTERM](signal.SIGTERM, None)  # returns: Python goes on with the wait
+    assert stop.is_set()
+    with pytest.raises(SystemExit) as ended:
+        acts[signal.SIGINT](signal.SIGINT, None)
+    assert ended.value.code == 128 + signal.SIGINT
