@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedrad_client.config import SiteConfig
+from fedrad_client.privacy.statement import spoken
 from fedrad_client.site_toml import render
 from fedrad_common.config import load_toml
 from fedrad_common.protocol import load_protocol, parse_protocol, render_protocol
@@ -49,6 +50,14 @@ def test_every_decision_is_a_page_with_context_choice_and_cost() -> None:
 
     assert pages
     assert [page.name for page in pages if "ost" not in page.read_text()] == []
+
+
+def test_the_privacy_page_says_the_words_that_sites_print() -> None:
+    page = " ".join((ROOT / "docs" / "privacy.md").read_text().replace("> ", "").replace("**", "").split())
+    said = [*spoken()["promise"], *spoken()["words"].values(), *spoken()["limits"]]
+
+    assert len(said) > 15
+    assert [text for text in said if text not in page] == []
 
 
 def console_commands() -> list[list[str]]:

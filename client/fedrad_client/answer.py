@@ -1,4 +1,4 @@
-"""The one order of operations of a site: verify → policy → outbox → reserve → work → seal → audit → release.
+"""The one order of operations of a site: verify → witness → policy → outbox → reserve → work → seal → audit → release.
 
 The simulation and every deployment run this very function. Nothing leaves a site but what it returns: a sealed envelope with its
 vector, or one code of a closed list (privacy.md, rules 9 and 10).
@@ -17,9 +17,10 @@ from fedrad_client.policy import check_order, refuse
 from fedrad_client.privacy.ledger import covers
 from fedrad_client.privacy.plan import Plan
 from fedrad_client.site import Site
+from fedrad_client.witness import seen_by_coordinator
 from fedrad_client.work import Job, Work
-from fedrad_common.canonical import canonical_json
-from fedrad_common.errors import BudgetError, FedradError, FormatError, Refusal, RefusalCode
+from fedrad_common.canonical import canonical_json, sha256_hex
+from fedrad_common.errors import BudgetError, DiskError, FedradError, FormatError, Refusal, RefusalCode, SyncError
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_common.records import Answer, Envelope, Order, Privacy, Signed, sign
@@ -27,27 +28,32 @@ from fedrad_common.records import Answer, Envelope, Order, Privacy, Signed, sign
 Entropy = Callable[[int], bytes]
 
 
-def answer(site: Site, signed: Signed, model: Vector, *, work: Work, entropy: Entropy = os.urandom) -> Answer:
+def answer(
+    site: Site, signed: Signed, model: Vector, *, work: Work, entropy: Entropy = os.urandom, witness: Signed | None = None
+) -> Answer:  # fmt: skip
     """Answer one order.
 
     Args:
         signed: the coordinator's order.
         model: (n_parameters,) float32, the packed model that the order names by its hash.
+        witness: this site's last answer, as the coordinator holds it.
         work: what trains or evaluates; gets no key and no ledger.
         entropy: 32 fresh bytes a reservation. Only a simulation may pass anything but the operating system's.
     """
     order: Order | None = None
     try:
         order = verify(site, signed, model)
+        check_witness(site, witness)
         protocol, plan = approved(site, order)
-        check_order(order, protocol, plan, site.config.policy)
+        check_order(order, protocol, plan, site.config.policy, tainted=site.ledger.account.tainted)
         if model.size != plan.n_parameters or not np.isfinite(model).all():
             refuse("malformed-model")  # before anything is spent: it could never be answered
         sealed = site.outbox.get(order.question)
         if sealed is not None:
             return resend(site, order, sealed)
-        sequence = reserve(site, order, protocol, plan)
-        vector = run_work(site, order, protocol, plan, model=model, work=work, entropy=entropy)
+        fresh = entropy(32)
+        sequence = reserve(site, order, protocol, plan, fresh=fresh)
+        vector = run_work(site, order, protocol, plan, model=model, work=work, fresh=fresh)
         return release(site, order, seal(site, order, plan, vector, sequence=sequence, protocol=protocol), vector)
     except Refusal as refusal:
         return refused(site, order, code=refusal.code, reason=refusal.hint)
@@ -55,9 +61,12 @@ def answer(site: Site, signed: Signed, model: Vector, *, work: Work, entropy: En
         return refused(site, order, code="budget", reason="budget")
     except FormatError:
         return refused(site, order, code="version", reason="version")
-    except FedradError as error:
-        full = "no space left" in str(error)
-        return refused(site, order, code="disk" if full else "internal", reason="disk" if full else "work-failed")
+    except SyncError:
+        raise  # ends the process: what its ledger holds, only opening it anew can tell
+    except DiskError:
+        return refused(site, order, code="disk", reason="disk")
+    except FedradError:
+        return refused(site, order, code="internal", reason="work-failed")
 
 
 def verify(site: Site, signed: Signed, model: Vector) -> Order:
@@ -75,6 +84,15 @@ def verify(site: Site, signed: Signed, model: Vector) -> Order:
     return order
 
 
+def check_witness(site: Site, witness: Signed | None) -> None:
+    """Does somebody hold an answer that this ledger does not know? Then it is a restored or cloned one, and nothing leaves any more."""
+    seen = seen_by_coordinator(site, witness)
+    if seen is not None and not site.ledger.account.contradicted:
+        site.ledger.contradict(run=seen.run, round=seen.round, sequence=seen.sequence, head=seen.head)
+    if site.ledger.account.contradicted:
+        refuse("contradicted")
+
+
 def approved(site: Site, order: Order) -> tuple[TrainingProtocol, Plan]:
     if site.home.paused:
         refuse("paused")
@@ -84,7 +102,7 @@ def approved(site: Site, order: Order) -> tuple[TrainingProtocol, Plan]:
     return found
 
 
-def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan) -> int:
+def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, fresh: bytes) -> int:
     """Charge before work: a crash may cost budget, it may never leak an unpaid update. Returns the sequence number."""
     for entry in site.audit.entries:
         body = entry.body
@@ -92,20 +110,22 @@ def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan) ->
             refuse("answered")
     begun = site.ledger.run(order.run)
     if begun is None:
-        site.ledger.reserve_run(order.run, protocol=protocol, plan=plan, generation=current_generation(site))
+        site.ledger.reserve_run(order.run, protocol=protocol, plan=plan, generation=fitting_generation(site, protocol))
     elif not covers(begun, protocol, plan):
         refuse("other-run")  # what was reserved pays for that protocol and plan alone
-    return site.ledger.reserve_answer(order, protocol=protocol, plan=plan)
+    # The ledger names the fresh bytes by their hash: known to nobody, and never the same for two reservations.
+    commitment = sha256_hex(b"fedrad-reservation-1" + fresh)
+    return site.ledger.reserve_answer(order, protocol=protocol, plan=plan, commitment=commitment)
 
 
-def current_generation(site: Site) -> int:
-    """The newest cohort generation: a run is pinned to the one that was current at its first order."""
-    from fedrad_client.cohort.store import current
+def fitting_generation(site: Site, protocol: TrainingProtocol) -> int:
+    """The newest cohort generation that fits: a run is pinned to the one that there was at its first order."""
+    from fedrad_client.cohort.store import newest_fitting
 
-    return current(site.cohort)
+    return newest_fitting(site.cohort, protocol)
 
 
-def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, model: Vector, work: Work, entropy: Entropy) -> Vector:
+def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, model: Vector, work: Work, fresh: bytes) -> Vector:
     generation = site.ledger.generation_of(order.run)
     assert generation is not None
     job = Job(
@@ -113,7 +133,7 @@ def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *
         kind=order.kind,
         round=order.round,
         plan=plan,
-        secret=stream_key(entropy(32), order, generation),
+        secret=stream_key(fresh, order, generation),
         cohort=site.cohort,
         generation=generation,
         resources=site.config.resources,
@@ -152,8 +172,9 @@ def seal(site: Site, order: Order, plan: Plan, vector: Vector, *, sequence: int,
 def spent(order: Order, plan: Plan, protocol: TrainingProtocol) -> Privacy:
     """What the envelope says of its own noise: constants of the plan, nothing of the data."""
     if order.kind == "evaluate":
-        exact = plan.evaluation == "exact"
-        return Privacy(noise_multiplier=plan.evaluation_noise, sampling_rate=1.0, steps=1, delta=plan.delta, marked=exact)
+        # A model that was trained here without bound taints what is computed from it, noise or not (privacy.md, rule 12).
+        marked = plan.evaluation == "exact" or plan.noise_multiplier == 0
+        return Privacy(noise_multiplier=plan.evaluation_noise, sampling_rate=1.0, steps=1, delta=plan.delta, marked=marked)
     return Privacy(
         noise_multiplier=plan.noise_multiplier,
         sampling_rate=plan.sampling_rate,
@@ -190,6 +211,7 @@ def leave(site: Site, order: Order, given: Answer, *, event: Literal["release", 
         envelope=given.envelope.digest,
         payload=vector_hash(given.vector),
         bytes=given.vector.nbytes,
+        ledger=given.envelope.peek(Envelope, what="envelope").ledger,
     )
     site.epochs[order.run] = order.epoch
     return given
@@ -200,6 +222,8 @@ def refused(site: Site, order: Order | None, *, code: RefusalCode, reason: str) 
     try:
         known: dict[str, str | int] = {} if order is None else {"run": order.run, "round": order.round, "question": order.question}
         audit.record(site.audit, "refuse", code=code, reason=reason, **known)
+    except SyncError:
+        raise
     except FedradError:
         pass
     return Answer(refusal=code)

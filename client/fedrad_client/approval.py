@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from fedrad_client import audit
 from fedrad_client.policy import refusals
-from fedrad_client.privacy.ledger import Account, Opening, epsilon_at, evaluation_cost
+from fedrad_client.privacy.account import Account, Opening, epsilon_at
+from fedrad_client.privacy.ledger import evaluation_cost, training_charge
 from fedrad_client.privacy.plan import Plan, make_plan
 from fedrad_client.site import Home, Site
+from fedrad_common.accounting import rounded_up
 from fedrad_common.canonical import canonical_json
 from fedrad_common.config import read_toml
 from fedrad_common.errors import MisuseError
@@ -43,35 +45,42 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     """Work out a protocol's plan for this site. Spends and writes nothing.
 
     Raises:
-        ConfigError: the protocol is malformed. MisuseError: the cohort was made for another one, or the size is too large for delta.
+        ConfigError: the protocol is malformed, or its network or loss couples patients.
+        MisuseError: no cohort fits it, or the size is too large for delta.
     """
-    from fedrad_client.cohort.store import open_cohort
+    from fedrad_client.cohort.store import newest_fitting, open_cohort
     from fedrad_common.models import initial_vector
 
     config = home.config
     protocol = parse_protocol(content)
     n_parameters = initial_vector(protocol).size
+    if protocol.task.kind != "echo":  # which learns nothing, and needs no torch
+        from fedrad_client.privacy.trainable import check_network
+
+        check_network(protocol)
     check_delta(opening.delta, declared_size)
-    cohort = open_cohort(home.cohort)
+    cohort = open_cohort(home.cohort, newest_fitting(home.cohort, protocol))
     warnings = gates(cohort, protocol, declared_size)
     plan = make_plan(
         protocol,
         n_parameters=n_parameters,
         declared_size=declared_size,
         delta=opening.delta,
-        order=opening.order,
+        numeric_delta=opening.numeric_delta,
         least_noise=config.policy.min_noise_multiplier,
         validation_fraction=opening.validation_fraction,
     )
-    after = account.training + plan.step_cost * protocol.privacy.steps
+    charge = training_charge(opening, plan, protocol.privacy.steps)
+    after = account.training + charge["cost"]
     validation_after = account.validation + evaluation_cost(protocol, plan, opening.order)
     unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0
-    before = epsilon_at(account.training, order=opening.order, delta=opening.delta)
-    obstacles = [*refusals(protocol, config.policy, n_parameters), *exact_metrics_obstacles(cohort, protocol)]
-    if after > opening.budget or validation_after > opening.validation_budget:
+    before = rounded_up(epsilon_at(account.training, order=opening.order, delta=opening.filter_delta))
+    obstacles = [*refusals(protocol, config.policy, n_parameters, tainted=account.tainted), *exact_metrics_obstacles(cohort, protocol)]
+    numeric_after = account.numeric_delta + charge["numeric_delta"]
+    if after > opening.budget or validation_after > opening.validation_budget or numeric_after > opening.numeric_delta:
         obstacles.append(
             f"privacy.epsilon: {protocol.privacy.epsilon} does not fit below this site's ceiling {opening.epsilon:g}; "
-            f"{before:.3g} is reserved already; a ceiling is for the site's lifetime"
+            f"{before:g} is reserved already; a ceiling is for the site's lifetime"
         )
     return Preview(
         protocol=protocol,
@@ -80,7 +89,7 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
         bytes_a_round=4 * n_parameters,
         evaluation_bytes=0 if plan.evaluation == "none" else 4 * len(protocol.task.labels) * 2 * protocol.evaluation.bins,
         epsilon_before=before,
-        epsilon_after=None if unbounded else epsilon_at(after, order=opening.order, delta=opening.delta),
+        epsilon_after=None if unbounded else rounded_up(epsilon_at(after, order=opening.order, delta=opening.filter_delta)),
         ceiling=opening.epsilon,
         obstacles=tuple(obstacles),
         warnings=warnings,
@@ -132,23 +141,9 @@ def withdraw_approval(site: Site, prefix: str) -> str:
 
 
 def gates(cohort: "Cohort", protocol: TrainingProtocol, declared_size: int) -> tuple[str, ...]:
-    """Look at the data once, locally, before approval: the coordinator learns approval or silence, never why.
-
-    Raises:
-        MisuseError: the cohort was made for another geometry, or lacks a label.
-    """
+    """Look at the data once, locally, before approval: the coordinator learns approval or silence, never why."""
     from fedrad_client.cohort.dataset import load_dataset
 
-    wanted = (protocol.input.profile, protocol.input.height, protocol.input.width)
-    manifest = cohort.manifest
-    if (manifest.profile, manifest.height, manifest.width) != wanted:
-        raise MisuseError(
-            f"cohort: holds {manifest.profile} {manifest.height}×{manifest.width}, the protocol wants {wanted[0]} {wanted[1]}×{wanted[2]}",
-            hint="ingest again with --protocol",
-        )
-    missing = [label for label in protocol.task.labels if label not in manifest.labels]
-    if missing:
-        raise MisuseError(f"cohort: has no label {missing[0]!r}", hint="ingest again with a label table that has this column")
     training = load_dataset(cohort, part="training", labels=protocol.task.labels)
     warnings = []
     if training.n_patients < math.ceil(declared_size / 2):

@@ -1,6 +1,6 @@
 """The site's veto: what it accepts, checked before anything is spent. Unknown means no, and nothing sent can widen it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NoReturn
 
 from fedrad_client.config import Policy
@@ -17,6 +17,7 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
     "not-approved": ("policy", "the order's protocol was not approved here"),
     "other-model": ("policy", "the model's bytes are not those that the order names"),
     "stale-epoch": ("policy", "the order comes from an older epoch of the run"),
+    "other-initial": ("policy", "the first round's model is not the one whose lineage the protocol names"),
     "other-run": ("policy", "the run was begun here with another protocol or another plan"),
     "malformed-model": ("policy", "the model has another length than the protocol's network, or is not finite"),
     "tightened": ("policy", "the site's policy no longer accepts this protocol"),
@@ -26,6 +27,10 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
     "budget": ("budget", "the privacy ceiling would be crossed"),
     "disk": ("disk", "the disk is full"),
     "version": ("version", "the order or a file is of another version"),
+    "contradicted": (
+        "internal",
+        "somebody holds an answer that this ledger does not know: an older copy, or a clone",
+    ),
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }
 
@@ -35,13 +40,21 @@ def refuse(reason: str) -> NoReturn:
     raise Refusal(code, sentence, hint=reason)
 
 
-def check_order(order: Order, protocol: TrainingProtocol, plan: Plan, policy: Policy) -> None:
-    """Refuse an order that the approved protocol does not contain, or that the policy, as it is now, would not approve."""
+def check_order(order: Order, protocol: TrainingProtocol, plan: Plan, policy: Policy, *, tainted: Collection[str]) -> None:
+    """Refuse an order that the approved protocol does not contain, or that the policy, as it is now, would not approve.
+
+    Args:
+        tainted: hashes of the protocols that were trained without privacy here.
+    """
     private = protocol.privacy.unit == "patient"
-    if any(refusals(protocol, policy, plan.n_parameters)) or (private and plan.noise_multiplier < policy.min_noise_multiplier):
+    if any(refusals(protocol, policy, plan.n_parameters, tainted=tainted)) or (
+        private and plan.noise_multiplier < policy.min_noise_multiplier
+    ):
         refuse("tightened")
     if order.round > protocol.privacy.rounds:
         refuse("no-such-round")
+    if order.round == 1 and order.kind == "train" and protocol.model.initial.model not in (None, order.model):
+        refuse("other-initial")
     if order.kind == "evaluate":
         if order.round not in protocol.evaluation.rounds:
             refuse("no-such-round")
@@ -49,9 +62,11 @@ def check_order(order: Order, protocol: TrainingProtocol, plan: Plan, policy: Po
             refuse("no-evaluation")
 
 
-def refusals(protocol: TrainingProtocol, policy: Policy, n_parameters: int) -> Iterator[str]:
+def refusals(protocol: TrainingProtocol, policy: Policy, n_parameters: int, *, tainted: Collection[str] = ()) -> Iterator[str]:
     """Every field of a protocol that this policy does not accept, in words."""
     asked = protocol.privacy.epsilon
+    if asked is not None and _is_tainted(protocol, tainted):
+        yield "model.initial: weights that were trained without privacy: no private run may start from them, whatever the policy says"
     limits = (
         (protocol.task.kind in policy.tasks, f"task {protocol.task.kind!r}", "tasks", ", ".join(policy.tasks)),
         (not policy.models or protocol.model.name in policy.models, f"model {protocol.model.name!r}", "models", ", ".join(policy.models)),
@@ -68,6 +83,11 @@ def refusals(protocol: TrainingProtocol, policy: Policy, n_parameters: int) -> I
     for accepted, what, key, limit in limits:
         if not accepted:
             yield f"{what} is not accepted here: policy.{key} allows {limit}"
+
+
+def _is_tainted(protocol: TrainingProtocol, tainted: Collection[str]) -> bool:
+    """By what the protocol says of the lineage, or, should that be a lie, by what this site's own ledger knows of it."""
+    return protocol.model.initial.unit == "none" or protocol.model.initial.protocol in tainted
 
 
 def _metrics_are_accepted(protocol: TrainingProtocol, policy: Policy) -> bool:

@@ -23,6 +23,7 @@ def facts(seen: Preview) -> dict[str, Any]:
                 "site", "run", "epoch", "round", "kind", "sequence", "protocol", "model", "dtype", "length", "payload",
                 "declared_size", "privacy", "ledger",
             ],
+            "slot_seconds": seen.protocol.rounds.slot_seconds,
         },
         "declared_size": plan.declared_size,
         "sampling_rate": plan.sampling_rate,
@@ -40,7 +41,7 @@ def facts(seen: Preview) -> dict[str, Any]:
 def lines(seen: Preview) -> list[str]:
     protocol, plan = seen.protocol, seen.plan
     run = "no bound" if plan.epsilon is None else f"epsilon {plan.epsilon:g} (PRV, upper)"
-    after = "no bound" if seen.epsilon_after is None else f"{seen.epsilon_after:.3g}"
+    after = "no bound" if seen.epsilon_after is None else f"{seen.epsilon_after:.3f}"
     shown = {"noised": "noised", "exact": "exact: marked, no bound", "none": "not evaluated here"}[plan.evaluation]
     rows = [
         f"protocol {protocol.name}: {protocol.title or 'no title'}",
@@ -57,11 +58,18 @@ def lines(seen: Preview) -> list[str]:
         rows.append("  metrics       none")
     rows += [
         "  with it       name, declared size, sampling rate, noise, delta, sequence, hashes of model, protocol and ledger; signed",
+        f"  when          {_when(protocol.rounds.slot_seconds)}",
         "  nothing else  no image, no count, no date, no loss, no gradient norm",
         "what it would cost",
         f"  this run      {run} at delta {plan.delta:.3g}",
         f"  by            sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
-        f"  lifetime      {seen.epsilon_before:.3g} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
+        f"  lifetime      {seen.epsilon_before:.3f} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
     ]
     rows += [f"  cannot be approved: {obstacle}" for obstacle in seen.obstacles]
     return rows + [f"  warning: {warning}" for warning in seen.warnings]
+
+
+def _when(slot: float) -> str:
+    if slot == 0:
+        return "as soon as it is made: how long this site worked is not hidden (the protocol names no time slot)"
+    return f"replies leave every {slot:g} s after the order came, however long the work took"

@@ -10,12 +10,13 @@ from pathlib import Path
 from fedrad_client import audit
 from fedrad_client.config import Budget, SiteConfig
 from fedrad_client.outbox import Outbox
-from fedrad_client.privacy.ledger import Ledger, Opening
+from fedrad_client.privacy.account import Opening
+from fedrad_client.privacy.ledger import Ledger
 from fedrad_client.privacy.plan import Plan
-from fedrad_common.chain import Chain
+from fedrad_common.chain import Chain, Entry
 from fedrad_common.config import load_toml, parse_json
-from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import disk_full, fsync_directory, is_full, write_atomic
+from fedrad_common.errors import ChainError, FormatError, MisuseError
+from fedrad_common.files import disk_error, fsync_directory, write_atomic
 from fedrad_common.identity import PublicKey, SigningKey
 from fedrad_common.protocol import TrainingProtocol, parse_stored
 
@@ -92,9 +93,14 @@ class Site:
         self.outbox = Outbox(home.path / "outbox")
         self.epochs: dict[str, int] = {}  # the newest epoch seen of each run
         self._approved: dict[str, tuple[TrainingProtocol, Plan]] = {}
-        self.ledger = Ledger.open(home.path / LEDGER)
+        self.ledger = Ledger.open(home.path / LEDGER, identity=self.key.public.id, budget=self.config.privacy)
         try:
             self.audit = Chain.open(home.path / AUDIT, audit.KIND)
+            try:
+                check_releases_are_paid(self.ledger, self.audit.entries)
+            except BaseException:
+                self.audit.close()
+                raise
         except BaseException:
             self.ledger.close()
             raise
@@ -143,11 +149,12 @@ def create_site(path: Path, config: SiteConfig, *, toml: str, coordinator: Publi
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise MisuseError(f"{path.name}: is not empty", hint="a site is made once; name a new folder")
-    first = opening(config.site.name, config.privacy)
+    key = SigningKey.generate()
+    first = opening(config.site.name, config.privacy, identity=key.public.id)
     with _undone(path):
         for name in ("keys", "outbox", "approved"):
             (path / name).mkdir(mode=0o700)
-        SigningKey.generate().save(path / "keys" / "envelope.key")
+        key.save(path / "keys" / "envelope.key")
         write_atomic(path / "keys" / "pseudonym.key", os.urandom(32).hex().encode() + b"\n")
         if coordinator is not None:
             write_atomic(path / "keys" / "coordinator.pub", coordinator.hex.encode() + b"\n")
@@ -171,25 +178,44 @@ def _undone(path: Path) -> Iterator[None]:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             if not existed:
                 path.rmdir()
-        if isinstance(error, OSError) and is_full(error):
-            raise disk_full(path) from None
+        if isinstance(error, OSError) and (trouble := disk_error(path.name, error)):
+            raise trouble from None
         if isinstance(error, FileExistsError | NotADirectoryError | PermissionError):
             raise MisuseError(f"{path}: cannot be made ({type(error).__name__})", hint="name a new folder that you may write to") from None
         raise
 
 
-def opening(name: str, budget: Budget) -> Opening:
+def opening(name: str, budget: Budget, *, identity: str) -> Opening:
     """The ledger's first entry: ceiling, filter order and what follows from them."""
-    from fedrad_common.accounting import filter_budget, filter_order
+    from fedrad_common.accounting import NUMERIC_SHARE, exact_delta, filter_budget, filter_order
 
+    delta = exact_delta(budget.delta)
     order = filter_order(budget.epsilon, budget.delta)
     return Opening(
         site=name,
+        identity=identity,
         epsilon=budget.epsilon,
         delta=budget.delta,
+        numeric_delta=NUMERIC_SHARE * budget.delta,
         order=order,
-        budget=filter_budget(budget.epsilon, budget.delta, order),
-        validation_budget=filter_budget(budget.validation_epsilon, budget.delta, order),
+        budget=filter_budget(budget.epsilon, delta, order),
+        validation_budget=filter_budget(budget.validation_epsilon, delta, order),
         validation_epsilon=budget.validation_epsilon,
         validation_fraction=budget.validation_fraction,
     )
+
+
+def check_releases_are_paid(ledger: Ledger, log: list[Entry]) -> None:
+    """The audit log is a witness on the same disk: what it says was released, since the last recovery, must be in the ledger.
+
+    Raises:
+        ChainError: the ledger is an older copy, or another one.
+    """
+    known = {entry.hash for entry in ledger.chain.entries}
+    since = max((entry.number for entry in log if entry.type == "recover"), default=0)
+    missing = sum(entry.type == "release" and entry.body["ledger"] not in known for entry in log[since:])
+    if missing:
+        raise ChainError(
+            f"ledger.chain: lacks the payment of {missing} answers that the audit log says were released",
+            hint="it is an older copy: put the newest one back; if it is lost: fedrad-site ledger recover --assume-spent",
+        )

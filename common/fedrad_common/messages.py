@@ -1,7 +1,8 @@
 """To and from Flower's records. What leaves a site is what `answer_content` puts in, and nothing else: this file is the whole list.
 
-An order is one signed text and one flat vector; so is an answer; a refusal is one code. Reading is strict: an unknown record or key,
-another type, length or size is a FormatError before a byte of it is used.
+An order is one signed text and one flat vector, and the last answer of the site that the coordinator holds, as a witness of the site's
+ledger; an answer is one signed text and one flat vector; a refusal is one code. Reading is strict: an unknown record or key, another
+type, length or size is a FormatError before a byte of it is used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fedrad_common.records import Answer, Signed
 if TYPE_CHECKING:
     from flwr.proto.message_pb2 import ObjectTree
 
-ORDER, ANSWER, REFUSED, VECTOR = "order", "answer", "refused", "vector"  # the names of the records
+ORDER, ANSWER, REFUSED, VECTOR, WITNESS = "order", "answer", "refused", "vector", "witness"  # the names of the records
 SERIALIZATION = "fedrad.float32.le"  # raw little-endian numbers: nothing to parse, and no loader that could be tricked
 MOST_TEXT = 64 * 1024  # bytes of a signed record; an order has about 400
 _MOST_OBJECTS = 16  # of a message, besides the pieces of its vector
@@ -38,13 +39,23 @@ def order_content(order: Signed, model: Vector) -> RecordDict:
     return _content(ORDER, order, model)
 
 
-def read_order(content: RecordDict) -> tuple[Signed, Vector]:
-    """The order as it came, not yet verified, and the (n_parameters,) float32 vector that came with it.
+def with_witness(content: RecordDict, witness: Signed | None) -> RecordDict:
+    """The same order for one site, with its own last answer, which the coordinator holds; the vector is shared, not copied."""
+    if witness is None:
+        return content
+    return RecordDict({**content, WITNESS: _text_record(witness)})
+
+
+def read_order(content: RecordDict) -> tuple[Signed, Vector, Signed | None]:
+    """The order as it came, not yet verified, the (n_parameters,) float32 vector that came with it, and the witness if there is one.
 
     Raises:
-        FormatError: it holds anything but one signed text and one flat vector.
+        FormatError: it holds anything else.
     """
-    return _read(ORDER, content)
+    records = dict(content)
+    witness = records.pop(WITNESS, None)
+    order, vector = _read(ORDER, records)
+    return order, vector, None if witness is None else _signed(witness, what=WITNESS)
 
 
 def answer_content(answer: Answer) -> RecordDict:
@@ -112,18 +123,25 @@ def inflate(object_id: str, contents: dict[str, bytes], most: int) -> Message:
 
 def _content(name: str, signed: Signed, vector: Vector) -> RecordDict:
     array = Array(dtype="float32", shape=(int(vector.size),), stype=SERIALIZATION, data=to_bytes(vector))
-    return RecordDict({name: ConfigRecord({"body": signed.body, "signature": signed.signature}), VECTOR: ArrayRecord({VECTOR: array})})
+    return RecordDict({name: _text_record(signed), VECTOR: ArrayRecord({VECTOR: array})})
 
 
-def _read(name: str, content: RecordDict) -> tuple[Signed, Vector]:
+def _text_record(signed: Signed) -> ConfigRecord:
+    return ConfigRecord({"body": signed.body, "signature": signed.signature})
+
+
+def _read(name: str, content: Mapping[str, object]) -> tuple[Signed, Vector]:
     if set(content) != {name, VECTOR}:
         raise FormatError(f"{name}: holds other records than it must", hint="the other side runs another version")
-    body, signature = _texts(content[name], ("body", "signature"), what=name)
+    return _signed(content[name], what=name), _vector(content[VECTOR], what=name)
+
+
+def _signed(record: object, *, what: str) -> Signed:
+    body, signature = _texts(record, ("body", "signature"), what=what)
     try:
-        signed = Signed(body=body, signature=signature)
+        return Signed(body=body, signature=signature)
     except ValidationError:
-        raise FormatError(f"{name}: signature: is not 128 hexadecimal digits") from None
-    return signed, _vector(content[VECTOR], what=name)
+        raise FormatError(f"{what}: signature: is not 128 hexadecimal digits") from None
 
 
 def _texts(record: object, keys: tuple[str, ...], *, what: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
-from fedrad_common.canonical import canonical_json, sha256_hex
+from fedrad_common.canonical import Sha256, canonical_json, sha256_hex
 from fedrad_common.config import Section, load_toml, parse_toml, validate
 from fedrad_common.errors import ConfigError, FormatError
 
@@ -31,12 +31,29 @@ class Input(Section):
     width: Annotated[int, Field(ge=1, le=4096)]
 
 
+class Lineage(Section):
+    """Where the first weights come from. What was trained on patients without privacy taints all that is computed from it."""
+
+    kind: Literal["random", "run"] = "random"  # "random": drawn from the model's seed; "run": released by a finished run
+    model: Sha256 | None = None  # of the released weights
+    protocol: Sha256 | None = None  # by which they were trained
+    unit: Literal["patient", "none"] | None = None  # that protocol's privacy
+
+    @model_validator(mode="after")
+    def _a_run_is_named(self) -> Self:
+        named = [key for key in ("model", "protocol", "unit") if getattr(self, key) is not None]
+        if len(named) != (3 if self.kind == "run" else 0):
+            raise ValueError("model, protocol and unit are required with kind 'run' and forbidden with kind 'random'")
+        return self
+
+
 class Model(Section):
-    """Which network. Initial weights are random, from `seed`: their lineage is the protocol itself."""
+    """Which network, and where its first weights come from."""
 
     name: Name  # a key of fedrad_common.models.MODELS, or a `fedrad.models` entry point
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     options: dict[str, Scalar] = {}
+    initial: Lineage = Lineage()
 
 
 class Privacy(Section):
@@ -91,6 +108,16 @@ class Rounds(Section):
     quorum: PositiveInt  # updates needed to close a round
     deadline_seconds: PositiveFloat
     retries: Annotated[int, Field(ge=0, le=100)] = 2  # below quorum, before the run pauses
+    # A site's replies leave at multiples of it, counted from the order's receipt, so that nobody sees how long the work took; 0: at once
+    slot_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+
+    @model_validator(mode="after")
+    def _a_slot_hides_the_work_and_ends_in_time(self) -> Self:
+        if 0 < self.slot_seconds < 1:
+            raise ValueError(f"slot_seconds is 0, for none, or at least 1, not {self.slot_seconds:g}")
+        if self.slot_seconds >= self.deadline_seconds:
+            raise ValueError(f"slot_seconds {self.slot_seconds:g} is not below deadline_seconds {self.deadline_seconds:g}")
+        return self
 
 
 class Evaluation(Section):

@@ -152,6 +152,33 @@ def stored_envelopes(run: Path, number: int, kind: Kind, *, launch: Launch) -> d
     return found
 
 
+def last_answers(runs: Path, *, besides: Path, roster: Mapping[str, str]) -> dict[str, Signed]:
+    """Each site's newest answer in the other runs of a coordinator: sequence numbers go over all runs of a site.
+
+    A courtesy to the sites: a run that cannot be read is passed over, its own `status` says what is wrong with it.
+    """
+    newest: dict[str, tuple[int, Signed]] = {}
+    for path in sorted(runs.glob("[!.]*/launch.json")):
+        if path.parent == besides:
+            continue
+        try:
+            launch = read_signed(path).peek(Launch, what="launch.json")
+            last = max((int(folder.name) for folder in (path.parent / "rounds").glob("[0-9]*")), default=0)
+            found = [
+                answer
+                for number in range(max(1, last - 1), last + 1)
+                for kind in FOLDERS
+                for answer in stored_envelopes(path.parent, number, kind, launch=launch).values()
+            ]
+        except FormatError:
+            continue
+        for signed, envelope in found:
+            same_key = roster.get(envelope.site) == launch.roster[envelope.site]
+            if same_key and envelope.sequence > newest.get(envelope.site, (0, signed))[0]:
+                newest[envelope.site] = (envelope.sequence, signed)
+    return {site: signed for site, (_, signed) in newest.items()}
+
+
 def read_update(run: Path, envelope: Envelope) -> Vector:
     """Raises FormatError when the stored vector is missing or not the one that its site signed."""
     path = answers_folder(run, envelope.round, envelope.kind) / f"{envelope.site}.f32"

@@ -4,8 +4,11 @@ import sys
 from pathlib import Path
 
 from fedrad_common.config import read_toml
+from fedrad_common.errors import MisuseError
+from fedrad_common.files import read_json
 from fedrad_common.models import initial_vector
-from fedrad_common.protocol import parse_protocol
+from fedrad_common.packing import Vector
+from fedrad_common.protocol import TrainingProtocol, parse_protocol
 from fedrad_server.home import Home
 from fedrad_server.runs import Run, read_run
 
@@ -31,7 +34,29 @@ def open_run(home: Path, protocol: Path | None, name: str | None) -> Run:
     content = read_toml(protocol)
     parsed = parse_protocol(content, name=protocol.name)
     directory = home / "runs" / (name or parsed.name)
-    return Run.create(directory, content, roster=opened.roster, key=opened.key, initial=initial_vector(parsed))
+    return Run.create(directory, content, roster=opened.roster, key=opened.key, initial=first_weights(home / "runs", parsed))
+
+
+def first_weights(runs: Path, protocol: TrainingProtocol) -> Vector:
+    """Random ones from the protocol's seed, or those that a finished run of this coordinator released.
+
+    Raises:
+        MisuseError: no run here released the weights that the protocol names, or it was trained by another protocol than it says.
+    """
+    lineage = protocol.model.initial
+    if lineage.kind == "random":
+        return initial_vector(protocol)
+    for path in sorted(runs.glob("[!.]*/result/result.json")):
+        if read_json(path, expected_format="fedrad-result-1")["model"] != lineage.model:
+            continue
+        records = read_run(path.parents[1], files=False)
+        if (records.protocol.hash, records.protocol.privacy.unit) == (lineage.protocol, lineage.unit):
+            return records.released(records.round)
+        raise MisuseError(
+            f"model.initial: run {path.parents[1].name} released these weights by another protocol, or with another unit",
+            hint="the lineage is what sites decide by: name the protocol's hash and unit as that run's protocol.toml has them",
+        )
+    raise MisuseError("model.initial.model: no finished run here released these weights", hint="`model` stands in its result/result.json")
 
 
 def say(number: int, site: str, what: str) -> None:

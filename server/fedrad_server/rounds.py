@@ -1,7 +1,7 @@
 """The loop of rounds as a state machine over `Sites`: deadline, quorum, retries, pause, resume. Knows no network, and never sleeps."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -20,8 +20,11 @@ Progress = Callable[[int, str, str], None]  # round, site ("" for all), what: as
 class Sites(Protocol):
     """The sites of a run, by name, however they are reached."""
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector) -> None:
-        """Send one order. A site that cannot be reached is no error: it is late."""
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
+        """Send one order, and to each site its own last answer that is held here, so that a restored or cloned ledger finds out.
+
+        A site that cannot be reached is no error: it is late.
+        """
 
     def poll(self, timeout: float) -> list[tuple[str, Answer]]:
         """Answers that came in since the last call, each with the name of the site that the transport knows it is from.
@@ -121,7 +124,7 @@ class _Exchange:
         self.run.record("asked", {"round": order.round, "kind": order.kind, "attempt": attempt, "sites": asked})
         for site in asked:
             self.progress(order.round, site, "asked")
-        self.sites.ask(asked, sign(order, self.run.key), self.model)
+        self.sites.ask(asked, sign(order, self.run.key), self.model, self.run.witnesses)
         # Counted from here: where the sites live in this process, they work while they are asked.
         deadline = self.clock() + self.run.protocol.rounds.deadline_seconds
         silent = set(asked)

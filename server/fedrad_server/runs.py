@@ -25,7 +25,7 @@ from fedrad_common.records import Answer, Envelope, Kind, Launch, Order, Receipt
 from fedrad_server import aggregation
 from fedrad_server.acceptance import Question, store
 from fedrad_server.aggregation import State, encode_state, fold, released
-from fedrad_server.history import RunRecords, finite_initial, read_run, stored_envelopes, weighted_updates
+from fedrad_server.history import RunRecords, finite_initial, last_answers, read_run, stored_envelopes, weighted_updates
 from fedrad_server.layout import EVENTS, FOLDERS, RECEIPTS, answers_folder, round_folder, sweep, whole_folder, write_signed
 
 __all__ = ["Run", "RunRecords", "read_run"]
@@ -43,12 +43,13 @@ class Run:
         self.keys = {site: PublicKey.from_hex(key) for site, key in sorted(records.launch.roster.items())}
         self.sequences: dict[str, int] = {}
         self.declared: dict[str, int] = {}
+        self.witnesses = last_answers(self.directory.parent, besides=self.directory, roster=records.launch.roster)
         self.events, self._lock = events, lock
         self._receipts: tuple[int, Chain] | None = None
         for number in range(1, self.round + 2):
             for kind in FOLDERS:
-                for envelope in self.accepted(number, kind).values():
-                    self._note(envelope)
+                for answer, envelope in stored_envelopes(self.directory, number, kind, launch=self.launch).values():
+                    self._note(answer, envelope)
 
     @classmethod
     def create(
@@ -72,9 +73,13 @@ class Run:
 
         Raises:
             ConfigError: the protocol says something else than it must.
-            MisuseError: `directory` is taken, the quorum exceeds the roster, or the initial model is not finite.
+            MisuseError: `directory` is taken, the quorum exceeds the roster, or the initial model is not finite or not the named one.
         """
         protocol, model = parse_protocol(protocol_bytes), finite_initial(initial)
+        if protocol.model.initial.model not in (None, vector_hash(model)):
+            raise MisuseError(
+                "model.initial: the initial model is not the one that the protocol names", hint="launch it where that run was finished"
+            )
         if protocol.rounds.quorum > len(roster):
             raise MisuseError(
                 f"rounds.quorum: {protocol.rounds.quorum} of {len(roster)} sites can never be reached", hint="admit more sites or lower it"
@@ -186,7 +191,7 @@ class Run:
         """Store a checked answer and give the receipt; both are on the disk when this returns."""
         assert answer.envelope is not None
         store(answers_folder(self.directory, envelope.round, envelope.kind), answer, envelope)
-        self._note(envelope)
+        self._note(answer.envelope, envelope)
         receipt = _receipt(answer.envelope, envelope)
         self._chain.append("receipt", sign(receipt, self.key).model_dump(mode="json"))
         return receipt
@@ -236,9 +241,12 @@ class Run:
             self._receipts[1].close()
             self._receipts = None
 
-    def _note(self, envelope: Envelope) -> None:
+    def _note(self, answer: Signed, envelope: Envelope) -> None:
         self.sequences[envelope.site] = max(self.sequences.get(envelope.site, 0), envelope.sequence)
         self.declared.setdefault(envelope.site, envelope.declared_size)
+        held = self.witnesses.get(envelope.site)
+        if held is None or held.peek(Envelope, what="envelope").sequence < envelope.sequence:
+            self.witnesses[envelope.site] = answer
 
     def _delete_old_updates(self) -> None:
         """The event first: a file that is gone was either announced, or lost."""

@@ -11,7 +11,7 @@ from fedrad_client.answer import answer
 from fedrad_client.approval import approve
 from fedrad_client.site import Home, Site
 from fedrad_common.chain import read
-from fedrad_common.errors import FedradError
+from fedrad_common.errors import DiskError, FedradError
 from fedrad_common.identity import SigningKey
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.protocol import parse_protocol
@@ -228,10 +228,9 @@ def test_evaluation_is_charged_on_the_validation_line_only(north: Asked) -> None
 
 def test_a_full_disk_is_answered_with_disk_and_nothing_is_released(north: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     import fedrad_client.outbox
-    from fedrad_common.files import disk_full
 
     def full(path: Path, *_: object, **__: object) -> None:
-        raise disk_full(path)
+        raise DiskError(f"{path.name}: no space left on the disk")
 
     monkeypatch.setattr(fedrad_client.outbox, "write_atomic", full)
 
@@ -301,7 +300,7 @@ def test_the_ledger_itself_refuses_an_answer_that_its_run_did_not_pay_for(north:
     assert found is not None
     with pytest.raises(BudgetError, match="nothing was reserved"):
         north.site.ledger.reserve_answer(
-            north.order(round=2), protocol=found[0], plan=found[1].model_copy(update={"noise_multiplier": 0.6})
+            north.order(round=2), protocol=found[0], plan=found[1].model_copy(update={"noise_multiplier": 0.6}), commitment="0" * 64
         )
 
 

@@ -24,10 +24,22 @@ def signed() -> Signed:
 
 
 def test_an_order_comes_back_to_the_bit(signed):
-    order, vector = messages.read_order(messages.order_content(signed, VECTOR))
+    order, vector, witness = messages.read_order(messages.order_content(signed, VECTOR))
 
     assert order == signed
     assert vector.tobytes() == VECTOR.tobytes()
+    assert witness is None
+
+
+def test_an_order_carries_the_sites_own_last_answer_as_a_witness(signed):
+    content = messages.order_content(signed, VECTOR)
+    last = sign(Refused(code="paused"), SigningKey.generate())
+
+    order, vector, witness = messages.read_order(messages.with_witness(content, last))
+
+    assert (order, witness) == (signed, last)
+    assert vector.tobytes() == VECTOR.tobytes()
+    assert messages.with_witness(content, None) is content
 
 
 def test_an_answer_comes_back_to_the_bit(signed):

@@ -1,7 +1,7 @@
 """Sites that answer by arithmetic, a clock that moves when somebody waits, and a process that dies at its k-th write."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -131,7 +131,7 @@ class Grid:
         self.seen: list[tuple[int, str, str]] = []
         self.outcome: Outcome | None = None
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector) -> None:
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
         opened = order.open(Order, self.world.key.public, what="order")
         self.asked.append((opened.kind, opened.round, tuple(sites)))
         for name in sites:

@@ -1,6 +1,6 @@
 """A site that dies mid-round costs the run its update and nothing else; it comes back with stored bytes or newly charged noise."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,21 +41,21 @@ class Hospitals:
     queue: list[tuple[str, Answer]] = field(default_factory=list)
     missed: list[tuple[Signed, Vector]] = field(default_factory=list)
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector) -> None:
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
         opened = order.peek(Order, what="order")
         for name in sorted(set(sites) & self.sites.keys()):
             try:
-                self.queue.append((name, self.answered(name, order, opened, model)))
+                self.queue.append((name, self.answered(name, order, opened, model, witnesses.get(name))))
             except Killed:
                 self.sites.pop(name).close()  # as the kernel does: locks are freed, nothing is written
                 self.missed.append((order, model))
 
-    def answered(self, name: str, order: Signed, opened: Order, model: Vector) -> Answer:
+    def answered(self, name: str, order: Signed, opened: Order, model: Vector, witness: Signed | None) -> Answer:
         def work(job, model: Vector) -> Vector:
             self.death(name, opened, "working")
             return noise(job, model)
 
-        given = answer(self.sites[name], order, model, work=work)
+        given = answer(self.sites[name], order, model, work=work, witness=witness)
         self.death(name, opened, "sending")
         return given
 
@@ -125,7 +125,7 @@ def test_killed_while_working_it_answers_with_noise_that_is_charged_anew(die: Ca
     after = read_ledger(home.path / "ledger.chain")[1]
     assert given.vector is not None
     assert after.training == pytest.approx(before.training * 4 / 3)  # one round of three, on top of the whole run
-    assert (after.answers, after.extra_answers) == (before.answers + 1, 1)
+    assert (after.answers, len(after.repeated)) == (before.answers + 1, 1)
     assert again.vector is not None
     assert again.vector.tobytes() == given.vector.tobytes()
 

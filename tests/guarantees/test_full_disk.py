@@ -1,6 +1,8 @@
 """A full disk, at whatever byte it strikes: exit code 1 with a hint, nothing half-written, and the same command again finishes."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +12,12 @@ from fakes.coordinator import World, protocol
 from fakes.terminal import Said, Terminal, changes, fill, on_disk, small_disk
 
 from fedrad_client.answer import answer
+from fedrad_client.app import open_and_handle
 from fedrad_client.approval import approve
 from fedrad_client.privacy.ledger import read_ledger
 from fedrad_client.site import open_site
-from fedrad_common.errors import FedradError
+from fedrad_common import messages
+from fedrad_common.errors import FedradError, SyncError
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
 from fedrad_common.records import Order, sign
@@ -21,6 +25,10 @@ from fedrad_server.replay import replay
 from fedrad_server.rounds import Outcome
 from fedrad_server.runs import read_run
 from fedrad_sim.phantom import HOSPITALS, scaled, write_hospital
+
+# isort: split
+from flwr.app import Message
+from flwr.supercore.task_identity import TaskIdentity
 
 PAGE = 4096  # what a tmpfs gives out at a time
 PROTOCOL = """
@@ -132,6 +140,44 @@ def test_an_answer_without_room_is_the_code_disk_and_nothing_is_refunded(tmp_pat
         assert set(refusals) == {"disk"}
         assert spent > 0
         assert [path.suffix for path in (home.path / "outbox").iterdir()] == [".answer"]
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_a_write_that_the_disk_does_not_confirm_ends_the_process_and_nothing_leaves(
+    make_site, coordinator, protocol_bytes, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """The kernel tells of a failed sync once: a second one would say yes, and an answer would leave that no disk has paid for."""
+    home, model = make_site(), np.zeros(16, np.float32)
+    with open_site(home.path) as site:
+        approve(site, protocol_bytes, declared_size=60)
+    hashed = parse_protocol(protocol_bytes).hash
+    order = Order(run="run-00000001", epoch=1, round=1, kind="train", protocol=hashed, model=vector_hash(model), length=16)
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    message = Message(messages.order_content(sign(order, coordinator), model), dst_node_id=1, message_type="train")
+    count, real = 0, os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fdatasync)
+        if nth < 7:  # run, answer, release: a line and a mark each
+            with pytest.raises(SyncError, match="did not confirm a write"):
+                open_and_handle(message, lambda: open_site(home.path), work=lambda job, model: np.ones(16, np.float32))
+        else:
+            assert (
+                messages.read_answer(open_and_handle(message, lambda: open_site(home.path), work=lambda job, model: model).content).refusal
+                is None
+            )
+    assert count == min(nth, 6)
+    with open_site(home.path) as site:
+        releases = [entry for entry in site.audit.entries if entry.type == "release"]
+    assert len(releases) == (nth >= 5)  # the intent may be on the disk; then the stored bytes are sent when the coordinator asks again
 
 
 def test_a_run_is_launched_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_one_patient_moves_a_step_by_at_most_the_clip_bound_over_the_divisor(nei
     plan = Plan(
         protocol=protocol.hash,
         n_parameters=1, declared_size=10, sampling_rate=1.0, expected_batch=10.0, noise_multiplier=1.0, delta=1e-3, epsilon=2.0,
-        step_cost=0.1, evaluation="none", evaluation_noise=0.0,
+        evaluation="none", evaluation_noise=0.0,
     )  # fmt: skip
     moved = []
     for cohort in (larger, smaller):

@@ -10,6 +10,7 @@ import pytest
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
 from fedrad_client.site import Home, Site, open_site
+from fedrad_common.accounting import GaussianEvent, rdp
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
 from fedrad_common.records import Order, sign
@@ -38,8 +39,10 @@ def spent(home: Home) -> float:
         return site.ledger.account.training
 
 
-def step_cost(home: Home, protocol) -> float:
-    return home.approved(protocol.hash)[1].step_cost * protocol.privacy.steps_per_round
+def cost_of_a_round(home: Home, protocol) -> float:
+    _, plan = home.approved(protocol.hash)
+    with open_site(home.path) as site:
+        return rdp(GaussianEvent(plan.noise_multiplier, plan.sampling_rate, protocol.privacy.steps_per_round), site.ledger.opening.order)
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def test_a_kill_at_any_write_never_leaves_an_unpaid_update(
     left.add(ask(north, coordinator, protocol))
 
     assert len(left - {None}) == 1  # after the first release, only those bytes ever answer
-    assert spent(north) >= len(left - {None}) * step_cost(north, protocol)
+    assert spent(north) >= len(left - {None}) * cost_of_a_round(north, protocol)
 
 
 def test_a_kill_during_work_is_paid_though_nothing_left(north: Home, coordinator, protocol_bytes: bytes) -> None:
@@ -92,8 +95,8 @@ def test_a_kill_during_work_is_paid_though_nothing_left(north: Home, coordinator
     before = spent(north)
     ask(north, coordinator, protocol)
 
-    assert before >= 3 * step_cost(north, protocol)  # the whole run
-    assert spent(north) == pytest.approx(before + step_cost(north, protocol))
+    assert before >= 3 * cost_of_a_round(north, protocol)  # the whole run
+    assert spent(north) == pytest.approx(before + cost_of_a_round(north, protocol))
 
 
 def test_a_second_run_adds_to_the_same_account_until_the_ceiling(north: Home, coordinator, protocol_bytes: bytes) -> None:

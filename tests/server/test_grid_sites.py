@@ -85,7 +85,7 @@ def test_an_order_goes_to_the_nodes_that_have_the_names(kind):
     grid = FakeGrid({"north": 7, "south": 9, "west": 5})
     signed = order(kind)
 
-    sites_on(grid).ask(["south", "north"], signed, MODEL)
+    sites_on(grid).ask(["south", "north"], signed, MODEL, {})
 
     assert sorted(message.metadata.dst_node_id for message in grid.sent) == [7, 9]
     assert {message.metadata.message_type for message in grid.sent} == {kind}
@@ -95,7 +95,7 @@ def test_an_order_goes_to_the_nodes_that_have_the_names(kind):
 def test_an_answer_comes_with_the_name_of_the_node_that_was_asked():
     grid = FakeGrid({"north": 7, "south": 9}, {1: messages.answer_content(REFUSAL)})
     sites = sites_on(grid)
-    sites.ask(["north", "south"], order(), MODEL)
+    sites.ask(["north", "south"], order(), MODEL, {})
 
     assert sites.poll(1.0) == [("south", REFUSAL)]
     assert sites.poll(1.0) == []
@@ -104,7 +104,7 @@ def test_an_answer_comes_with_the_name_of_the_node_that_was_asked():
 def test_waiting_ends_at_the_timeout():
     clock = Clock()
     sites = sites_on(FakeGrid({"north": 7}), clock)
-    sites.ask(["north"], order(), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
 
     assert sites.poll(2.5) == []
     assert clock.now == pytest.approx(2.5)
@@ -113,7 +113,7 @@ def test_waiting_ends_at_the_timeout():
 def test_a_site_that_is_away_is_asked_when_it_comes():
     grid = FakeGrid({})
     sites = sites_on(grid)
-    sites.ask(["north"], order(), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
     assert sites.poll(1.0) == []
     assert not grid.sent
 
@@ -125,7 +125,7 @@ def test_a_site_that_is_away_is_asked_when_it_comes():
 def test_a_site_that_was_killed_while_answering_is_asked_again():
     grid = FakeGrid({"north": 7}, {0: 8, 1: messages.answer_content(REFUSAL)})
     sites = sites_on(grid)
-    sites.ask(["north"], order(), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
 
     assert sites.poll(1.0) == [("north", REFUSAL)]
     assert len(grid.sent) == 2
@@ -134,7 +134,7 @@ def test_a_site_that_was_killed_while_answering_is_asked_again():
 def test_a_site_that_only_sends_errors_is_not_asked_for_ever():
     grid = FakeGrid({"north": 7}, dict.fromkeys(range(100), 2))
     sites = sites_on(grid)
-    sites.ask(["north"], order(), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
 
     assert sites.poll(10.0) == []
     assert 1 < len(grid.sent) < 10
@@ -144,8 +144,8 @@ def test_asking_again_sends_a_new_message_and_the_first_one_may_still_be_answere
     grid = FakeGrid({"north": 7})
     sites = sites_on(grid)
     signed = order()
-    sites.ask(["north"], signed, MODEL)
-    sites.ask(["north"], signed, MODEL)
+    sites.ask(["north"], signed, MODEL, {})
+    sites.ask(["north"], signed, MODEL, {})
     grid.replies = {0: messages.answer_content(REFUSAL)}
 
     assert len({message.metadata.message_id for message in grid.sent}) == 2
@@ -156,8 +156,8 @@ def test_a_late_refusal_of_an_older_order_is_no_word_on_the_new_one():
     """Else a site that was busy in one round would lose its answer to the next."""
     grid = FakeGrid({"north": 7})
     sites = sites_on(grid)
-    sites.ask(["north"], order(), MODEL)
-    sites.ask(["north"], order("evaluate"), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
+    sites.ask(["north"], order("evaluate"), MODEL, {})
     grid.replies = {0: messages.answer_content(REFUSAL)}
 
     assert sites.poll(1.0) == []
@@ -166,8 +166,8 @@ def test_a_late_refusal_of_an_older_order_is_no_word_on_the_new_one():
 def test_an_error_about_an_older_order_asks_nobody():
     grid = FakeGrid({"north": 7})
     sites = sites_on(grid)
-    sites.ask(["north"], order(), MODEL)
-    sites.ask(["north"], order("evaluate"), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
+    sites.ask(["north"], order("evaluate"), MODEL, {})
     grid.replies = {0: 3}
 
     assert sites.poll(1.0) == []
@@ -178,7 +178,7 @@ def test_an_error_about_an_older_order_asks_nobody():
 def test_a_malformed_reply_is_an_answer_that_nobody_can_accept_and_harms_no_other(reply):
     grid = FakeGrid({"north": 7, "south": 9}, {0: reply, 1: messages.answer_content(REFUSAL)})
     sites = sites_on(grid)
-    sites.ask(["north", "south"], order(), MODEL)
+    sites.ask(["north", "south"], order(), MODEL, {})
 
     assert sites.poll(1.0) == [("north", Answer())]
     assert sites.poll(1.0) == [("south", REFUSAL)]
@@ -187,7 +187,7 @@ def test_a_malformed_reply_is_an_answer_that_nobody_can_accept_and_harms_no_othe
 def test_a_message_that_flower_did_not_take_is_sent_again():
     grid = FakeGrid({"north": 7}, taken=False)
     sites = sites_on(grid)
-    sites.ask(["north"], order(), MODEL)
+    sites.ask(["north"], order(), MODEL, {})
     grid.taken, grid.replies = True, {1: messages.answer_content(REFUSAL)}
 
     assert sites.poll(1.0) == [("north", REFUSAL)]

@@ -121,8 +121,8 @@ def test_a_retry_takes_in_the_answer_that_missed_the_first_deadline(world: World
 class Lagging(Grid):
     """The third site's answers come one round too late."""
 
-    def ask(self, sites, order, model):
-        super().ask([name for name in sites if name != "cadiz"], order, model)
+    def ask(self, sites, order, model, witnesses):
+        super().ask([name for name in sites if name != "cadiz"], order, model, witnesses)
         self.late = getattr(self, "late", [])
         self.queue = self.late + self.queue
         self.late = [("cadiz", self.world.sites["cadiz"].answer(order.peek(Order, what="order"), model))]

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedrad_client.cli import cohort, ledger
+from fedrad_client.cli.options import HERE, HomeOption, JsonOption
 from fedrad_common.cli import emit, run_cli
 
 app = typer.Typer(
@@ -17,13 +19,13 @@ app = typer.Typer(
 audit_app = typer.Typer(help="The log of every decision and of every byte that left.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 
-HomeOption = Annotated[Path, typer.Option("--home", envvar="FEDRAD_SITE", help="The site's folder.", show_default=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 ProtocolArgument = Annotated[Path, typer.Argument(help="The protocol's TOML file.")]
 SizeOption = Annotated[
     int, typer.Option("--declared-size", "-n", min=1, help="Patients, as you declare them: rounded or padded as you like; public.")
 ]
-HERE = Path("site")
+app.add_typer(ledger.app, name="ledger")
+app.command("privacy-statement")(ledger.privacy_statement)
+cohort.register(app)
 
 
 def main() -> None:
@@ -107,13 +109,13 @@ def preview(
     from fedrad_client.approval import preview as look
     from fedrad_client.approval import read_protocol
     from fedrad_client.preview import facts, lines
-    from fedrad_client.privacy.ledger import read_ledger
+    from fedrad_client.privacy.ledger import in_force, read_ledger
     from fedrad_client.site import LEDGER, Home
 
     site = Home(home)
-    _ = site.config
+    settings = site.config.privacy
     opening, account, _head = read_ledger(home / LEDGER)
-    seen = look(site, opening, account, read_protocol(protocol), declared_size=declared_size)
+    seen = look(site, in_force(opening, settings), account, read_protocol(protocol), declared_size=declared_size)
     emit(facts(seen), as_json=as_json, lines=lines(seen))
 
 
@@ -157,21 +159,6 @@ def unapprove(
     with open_site(home) as site:
         name = withdraw_approval(site, protocol)
     emit({"protocol": name, "approved": False}, as_json=as_json, lines=(f"no longer approved: {name[:16]}",))
-
-
-@app.command()
-def ledger(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
-    """Show the privacy account: ceiling, what is reserved, what is left, run by run.
-
-    Example: fedrad-site ledger --home north
-    """
-    from fedrad_client.privacy.ledger import read_ledger
-    from fedrad_client.privacy.statement import facts, lines
-    from fedrad_client.site import LEDGER, Home
-
-    _ = Home(home).config
-    opening, account, head = read_ledger(home / LEDGER)
-    emit(facts(opening, account, head), as_json=as_json, lines=lines(opening, account, head))
 
 
 @app.command()

@@ -4,19 +4,23 @@ Two lines are kept. *training*: update bytes, held by a Rényi filter at one ord
 Zrnic 2021): the sum of every reserved step's divergence never exceeds the budget that the ceiling (epsilon, delta) leaves at that
 order. *validation*: noised histograms of patients who are never trained on. A release without a bound is recorded as marked, and from
 then on the ledger prints "no bound" beside its number.
+
+Entries: `open` · `run` a whole run, reserved at its first order · `answer` one answer, paid by its run or charged anew · `assumed` an
+earlier ledger was lost · `contradicted` a witness holds an answer that is not here · `clock` a person accepted the clock.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from fedrad_client.privacy.account import Account, Opening, account_of, opening_of
 from fedrad_common.chain import Chain, Clock, Entry, read, utc_now
-from fedrad_common.errors import BudgetError, ChainError
+from fedrad_common.errors import BudgetError, ChainError, ConfigError
 
 if TYPE_CHECKING:
+    from fedrad_client.config import Budget
     from fedrad_client.privacy.plan import Plan
     from fedrad_common.protocol import TrainingProtocol
     from fedrad_common.records import Kind, Order
@@ -24,50 +28,66 @@ if TYPE_CHECKING:
 KIND = "ledger"
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What was fixed when the ledger was opened, for the site's lifetime."""
-
-    site: str
-    epsilon: float
-    delta: float
-    order: float  # of the Rényi filter
-    budget: float  # Rényi divergence at that order that the ceiling allows
-    validation_budget: float  # the same for the validation line, at the same order
-    validation_epsilon: float
-    validation_fraction: float
-
-
 class Ledger:
     """One per site, over all cohorts, projects and coordinators (privacy.md, rule 1). Nothing is ever refunded."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, opening: Opening | None = None) -> None:
+        """opening: the ceiling in force, where the site's settings have tightened it since."""
         self.chain = chain
-        self.opening = opening_of(chain.entries[0])
+        self.opening = opening or opening_of(chain.entries[0])
+        self.account = Account()
+        self._answered: set[tuple[str, int, Kind]] = set()
+        for entry in chain.entries:
+            self._count(entry)
 
     @classmethod
     def create(cls, path: Path, opening: Opening, *, clock: Clock = utc_now) -> Self:
         return cls(Chain.create(path, KIND, vars(opening), clock=clock))
 
     @classmethod
-    def open(cls, path: Path, *, clock: Clock = utc_now) -> Self:
-        return cls(Chain.open(path, KIND, clock=clock))
+    def open(cls, path: Path, *, identity: str | None = None, budget: Budget | None = None, clock: Clock = utc_now) -> Self:
+        """Lock and verify.
+
+        Args:
+            identity: whose ledger it must be.
+            budget: the site's settings, which may have been tightened since.
+
+        Raises:
+            ChainError: damaged, shortened, or another identity's. ConfigError: the settings are looser than the ledger.
+            BusyError: another process has it open.
+        """
+        chain = Chain.open(path, KIND, clock=clock)
+        try:
+            opening = opening_of(chain.entries[0])
+            if identity is not None and opening.identity != identity:
+                raise ChainError(
+                    "ledger.chain: belongs to another site identity than keys/envelope.key",
+                    hint="put this site's own ledger and key back; if one is lost: fedrad-site ledger recover --assume-spent",
+                )
+            return cls(chain, in_force(opening, budget) if budget else opening)
+        except BaseException:
+            chain.close()
+            raise
 
     def close(self) -> None:
         self.chain.close()
 
-    @property
-    def account(self) -> Account:
-        return account_of(self.chain.entries)
-
     def run(self, run: str) -> dict[str, Any] | None:
         """What was reserved for a run at its first order; None before it."""
-        return next((entry.body for entry in self.chain.entries if entry.type == "run" and entry.body["run"] == run), None)
+        return next((body for body in self.account.runs if body["run"] == run), None)
 
     def generation_of(self, run: str) -> int | None:
         """The cohort generation that a run was pinned to at its first order; None before it."""
         begun = self.run(run)
         return None if begun is None else int(begun["generation"])
+
+    def knows(self, head: str) -> bool:
+        """Whether `head` was this ledger's head at some time."""
+        return any(entry.hash == head for entry in self.chain.entries)
+
+    def contradict(self, *, run: str, round: int, sequence: int, head: str) -> None:  # noqa: A002 - the protocol's word
+        """Write down that a witness holds an answer which is not here: from now on nothing is reserved, until a person recovers."""
+        self._append("contradicted", {"run": run, "round": round, "sequence": sequence, "head": head})
 
     def reserve_run(self, run: str, *, protocol: TrainingProtocol, plan: Plan, generation: int) -> None:
         """Reserve a whole run, at its first round, all of its steps and evaluations; an early end gives nothing back.
@@ -75,13 +95,16 @@ class Ledger:
         Raises:
             BudgetError: the run does not fit below the ceiling; nothing was reserved.
         """
-        cost = plan.step_cost * protocol.privacy.steps
-        validation_cost = evaluation_cost(protocol, plan, self.opening.order)
-        self._must_fit("training", cost, self.account.training, self.opening.budget)
-        self._must_fit("validation", validation_cost, self.account.validation, self.opening.validation_budget)
+        charge = {
+            **training_charge(self.opening, plan, protocol.privacy.steps),
+            "validation_cost": evaluation_cost(protocol, plan, self.opening.order),
+        }
+        self._must_fit(**charge)
         body = {
-            "cost": cost,
+            **charge,
             "epsilon": plan.epsilon,
+            "evaluation_noise": plan.evaluation_noise,
+            "evaluations": len(protocol.evaluation.rounds) if plan.evaluation != "none" else 0,
             "generation": generation,
             "noise_multiplier": plan.noise_multiplier,
             "protocol": protocol.hash,
@@ -89,13 +112,16 @@ class Ledger:
             "sampling_rate": plan.sampling_rate,
             "steps": protocol.privacy.steps,
             "unbounded": plan.noise_multiplier == 0,
-            "validation_cost": validation_cost,
-            "validation_marked": plan.evaluation == "exact",
+            "validation_marked": plan.evaluation == "exact" or (plan.noise_multiplier == 0 and plan.evaluation != "none"),
         }
-        self.chain.append("run", body)
+        self._append("run", body)
 
-    def reserve_answer(self, order: Order, *, protocol: TrainingProtocol, plan: Plan) -> int:
+    def reserve_answer(self, order: Order, *, protocol: TrainingProtocol, plan: Plan, commitment: str) -> int:
         """Reserve one answer and return its sequence number. The first to a round is paid by the run; another one is paid anew.
+
+        Args:
+            commitment: hash of the fresh bytes that the answer's randomness comes from: no two reservations are alike, so that a
+                clone's ledger has another head.
 
         Raises:
             BudgetError: a second answer to the round does not fit below the ceiling.
@@ -103,80 +129,89 @@ class Ledger:
         begun = self.run(order.run)
         if begun is None or not covers(begun, protocol, plan):
             raise BudgetError("ledger: nothing was reserved for this run with this protocol and plan")
-        again = any(e.type == "answer" and _same_round(e.body, order.run, order.round, order.kind) for e in self.chain.entries)
-        cost = validation_cost = 0.0
-        if again and order.kind == "train":
-            cost = plan.step_cost * protocol.privacy.steps_per_round
-            self._must_fit("training", cost, self.account.training, self.opening.budget)
-        elif again:
+        again = (order.run, order.round, order.kind) in self._answered
+        steps = protocol.privacy.steps_per_round if again and order.kind == "train" else 0
+        validation_cost = 0.0
+        if again and order.kind == "evaluate":
             validation_cost = evaluation_cost(protocol, plan, self.opening.order) / len(protocol.evaluation.rounds)
-            self._must_fit("validation", validation_cost, self.account.validation, self.opening.validation_budget)
+        charge = {**training_charge(self.opening, plan, steps), "validation_cost": validation_cost}
+        if again:
+            self._must_fit(**charge)
         sequence = self.account.answers + 1
         body = {
-            "cost": cost,
+            **charge,
+            "commitment": commitment,
             "kind": order.kind,
             "question": order.question,
             "round": order.round,
             "run": order.run,
             "sequence": sequence,
-            "validation_cost": validation_cost,
+            "steps": steps,
         }
-        self.chain.append("answer", body)
+        self._append("answer", body)
         return sequence
 
-    def _must_fit(self, line: str, cost: float, spent: float, budget: float) -> None:
-        if spent + cost > budget:
-            raise BudgetError(
-                f"ledger: {line}: {cost:.4g} more Rényi divergence on top of {spent:.4g} would cross the budget of {budget:.4g}",
-                hint=f"the ceiling epsilon {self.opening.epsilon:g} holds for the site's lifetime; ask for a protocol with less epsilon",
-            )
+    def _append(self, type: str, body: dict[str, Any]) -> None:  # noqa: A002 - the entry's word
+        self._count(self.chain.append(type, body))
+
+    def _count(self, entry: Entry) -> None:
+        self.account = self.account.plus(entry)
+        if entry.type == "answer":
+            self._answered.add((entry.body["run"], entry.body["round"], entry.body["kind"]))
+
+    def _must_fit(self, *, cost: float, validation_cost: float, numeric_delta: float) -> None:
+        account, opening = self.account, self.opening
+        lines = (
+            ("training", "Rényi divergence", cost, account.training, opening.budget),
+            ("validation", "Rényi divergence", validation_cost, account.validation, opening.validation_budget),
+            ("numeric delta", "delta", numeric_delta, account.numeric_delta, opening.numeric_delta),
+        )
+        for line, what, more, spent, budget in lines:
+            if more > 0 and spent + more > budget:
+                raise BudgetError(
+                    f"ledger: {line}: {more:.4g} more {what} on top of {spent:.4g} would cross the budget of {budget:.4g}",
+                    hint=f"the ceiling epsilon {opening.epsilon:g} holds for the site's lifetime; ask for a protocol with less epsilon",
+                )
 
 
 def covers(begun: dict[str, Any], protocol: TrainingProtocol, plan: Plan) -> bool:
     """Whether a `run` entry paid for this protocol with these parameters: an id alone is the coordinator's to choose."""
     wanted = {
+        "evaluation_noise": plan.evaluation_noise,
         "noise_multiplier": plan.noise_multiplier,
         "protocol": protocol.hash,
         "sampling_rate": plan.sampling_rate,
         "steps": protocol.privacy.steps,
         "unbounded": plan.noise_multiplier == 0,
-        "validation_marked": plan.evaluation == "exact",
     }
     return all(begun[key] == value for key, value in wanted.items())
 
 
-@dataclass(frozen=True)
-class Account:
-    """What all entries add up to. Rényi divergence at the ledger's order."""
+def in_force(opening: Opening, budget: Budget) -> Opening:
+    """The ceiling that holds now: the ledger's, or a lower one that the hospital has typed since.
 
-    training: float
-    validation: float
-    answers: int
-    runs: tuple[dict[str, Any], ...]  # the `run` entries, in order
-    extra_answers: int  # answers that were paid beyond their run
-    unbounded_runs: int
-    marked_validation_runs: int
+    Raises:
+        ConfigError: the settings ask for more than the ledger was opened with.
+    """
+    from fedrad_common.accounting import filter_budget
 
-
-def account_of(entries: list[Entry]) -> Account:
-    runs = tuple(entry.body for entry in entries if entry.type == "run")
-    answers = [entry.body for entry in entries if entry.type == "answer"]
-    return Account(
-        training=math.fsum(body["cost"] for body in (*runs, *answers)),
-        validation=math.fsum(body["validation_cost"] for body in (*runs, *answers)),
-        answers=len(answers),
-        runs=runs,
-        extra_answers=sum(body["cost"] > 0 or body["validation_cost"] > 0 for body in answers),
-        unbounded_runs=sum(body["unbounded"] for body in runs),
-        marked_validation_runs=sum(body["validation_marked"] for body in runs),
+    loose = [(key, getattr(budget, key), getattr(opening, key), "or lower") for key in ("epsilon", "validation_epsilon")]
+    fixed = [(key, getattr(budget, key), getattr(opening, key), "again") for key in ("delta", "validation_fraction")]
+    changed = [row for row in loose if row[1] > row[2]] + [row for row in fixed if row[1] != row[2]]
+    for key, typed, held, how in changed:
+        raise ConfigError(
+            f"site.toml: privacy.{key}: {typed:g}, this site's ledger was opened with {held:g}",
+            hint=f"it is for the site's lifetime: set {held:g} {how}; nothing was spent or sent",
+        )
+    if (budget.epsilon, budget.validation_epsilon) == (opening.epsilon, opening.validation_epsilon):
+        return opening
+    return replace(
+        opening,
+        epsilon=budget.epsilon,
+        budget=min(opening.budget, filter_budget(budget.epsilon, opening.filter_delta, opening.order)),
+        validation_epsilon=budget.validation_epsilon,
+        validation_budget=min(opening.validation_budget, filter_budget(budget.validation_epsilon, opening.filter_delta, opening.order)),
     )
-
-
-def opening_of(entry: Entry) -> Opening:
-    try:
-        return Opening(**{name: entry.body[name] for name in Opening.__dataclass_fields__})
-    except KeyError as error:
-        raise ChainError(f"ledger.chain: the opening lacks {error.args[0]}", hint="it was written by another version") from None
 
 
 def read_ledger(path: Path) -> tuple[Opening, Account, str]:
@@ -185,11 +220,17 @@ def read_ledger(path: Path) -> tuple[Opening, Account, str]:
     return opening_of(entries[0]), account_of(entries), entries[-1].hash
 
 
-def epsilon_at(divergence: float, *, order: float, delta: float) -> float:
-    """The (epsilon, delta) that a Rényi divergence at `order` implies (Canonne, Kamath, Steinke 2020, proposition 12)."""
-    if divergence == 0:
-        return 0.0
-    return divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+def training_charge(opening: Opening, plan: Plan, steps: int) -> dict[str, float]:
+    """What so many steps cost on the training line: computed here from the event itself, at this ledger's order."""
+    from fedrad_client.privacy.exact_gaussian import noise_delta
+    from fedrad_common.accounting import GaussianEvent, rdp
+
+    sigma, rate = plan.noise_multiplier, plan.sampling_rate
+    if sigma == 0 or steps == 0:
+        return {"cost": 0.0, "numeric_delta": 0.0}
+    # Above an epsilon of 700 the factor overflows; there, as long before it, the share of delta that is set aside does not suffice.
+    numeric = noise_delta(plan.n_parameters, steps, noise_multiplier=sigma, epsilon=min(opening.epsilon, 700.0))
+    return {"cost": rdp(GaussianEvent(sigma, rate, steps), opening.order), "numeric_delta": numeric}
 
 
 def evaluation_cost(protocol: TrainingProtocol, plan: Plan, order: float) -> float:
@@ -197,7 +238,3 @@ def evaluation_cost(protocol: TrainingProtocol, plan: Plan, order: float) -> flo
     if plan.evaluation != "noised":
         return 0.0
     return len(protocol.evaluation.rounds) * order * len(protocol.task.labels) / (2 * plan.evaluation_noise**2)
-
-
-def _same_round(body: dict[str, Any], run: str, round_number: int, kind: Kind) -> bool:
-    return bool(body["run"] == run and body["round"] == round_number and body["kind"] == kind)

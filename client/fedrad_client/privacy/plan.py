@@ -23,9 +23,8 @@ class Plan(Section):
     sampling_rate: Annotated[float, Field(gt=0, le=1)]  # q = min(1, B / N), of each step
     expected_batch: Annotated[float, Field(gt=0)]  # q × N, the divisor of every step's noisy sum
     noise_multiplier: Annotated[float, Field(ge=0)]  # sigma: the noise's standard deviation over the clip norm
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, lt=1)]  # of the ledger
     epsilon: Annotated[float, Field(gt=0)] | None  # of the whole run (PRV, upper); None is no bound
-    step_cost: Annotated[float, Field(ge=0)]  # Rényi divergence of one step at the ledger's order
     evaluation: Literal["noised", "exact", "none"]
     evaluation_noise: Annotated[float, Field(ge=0)]  # standard deviation of each histogram cell, in patients; 0 is exact
 
@@ -36,21 +35,25 @@ def make_plan(
     n_parameters: int,
     declared_size: int,
     delta: float,
-    order: float,
+    numeric_delta: float,
     least_noise: float,
     validation_fraction: float,
 ) -> Plan:
-    """Compute q and sigma for one site. Depends on the declared size alone, never on the data (privacy.md, rules 2 and 3)."""
-    from fedrad_common.accounting import GaussianEvent, calibrate, epsilon_prv, rdp
+    """Compute q and sigma for one site. Depends on the declared size alone, never on the data (privacy.md, rules 2 and 3).
+
+    Args:
+        numeric_delta: the part of `delta` that is set aside for the noise's arithmetic.
+    """
+    from fedrad_common.accounting import GaussianEvent, calibrate, epsilon_prv
 
     privacy = protocol.privacy
     sampling_rate = min(1.0, privacy.expected_batch / declared_size)
-    noise_multiplier, epsilon, step_cost = 0.0, None, 0.0
+    exact_delta = delta - numeric_delta
+    noise_multiplier, epsilon = 0.0, None
     if privacy.epsilon is not None:
-        enough = calibrate(epsilon=privacy.epsilon, delta=delta, sampling_rate=sampling_rate, steps=privacy.steps)
+        enough = calibrate(epsilon=privacy.epsilon, delta=exact_delta, sampling_rate=sampling_rate, steps=privacy.steps)
         noise_multiplier = max(enough, least_noise)
-        epsilon = epsilon_prv([GaussianEvent(noise_multiplier, sampling_rate, privacy.steps)], delta)
-        step_cost = rdp(GaussianEvent(noise_multiplier, sampling_rate, 1), order)
+        epsilon = epsilon_prv([GaussianEvent(noise_multiplier, sampling_rate, privacy.steps)], exact_delta)
     evaluation = protocol.evaluation.release if protocol.evaluation.rounds else "none"
     if declared_size * validation_fraction < LEAST_VALIDATION_PATIENTS:
         evaluation = "none"
@@ -63,9 +66,8 @@ def make_plan(
         noise_multiplier=noise_multiplier,
         delta=delta,
         epsilon=epsilon,
-        step_cost=step_cost,
         evaluation=evaluation,
-        evaluation_noise=histogram_noise(protocol, delta) if evaluation == "noised" else 0.0,
+        evaluation_noise=histogram_noise(protocol, exact_delta) if evaluation == "noised" else 0.0,
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from fedrad_common import messages  # first: it switches off what Flower reads at import
 
@@ -38,13 +38,14 @@ class GridSites:
         self._turn, self._repeats = 0, dict[str, int]()
         self._orders: dict[int, str] = {}  # by turn
         self._content, self._type, self._group = RecordDict(), "", ""
+        self._witnesses: Mapping[str, Signed] = {}
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector) -> None:
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
         """A new message each time: Flower hands out the same one once, and the site's outbox makes a repeated answer free."""
         asked = order.peek(Order, what="order")
         self._content, self._type, self._group = messages.order_content(order, model), _TYPES[asked.kind], str(asked.round)
         self._turn, self._unsent, self._repeats = self._turn + 1, set(sites), dict.fromkeys(sites, _REPEATS)
-        self._orders[self._turn] = order.digest
+        self._orders[self._turn], self._witnesses = order.digest, dict(witnesses)
         self._send()
 
     def poll(self, timeout: float) -> list[tuple[str, Answer]]:
@@ -75,7 +76,13 @@ class GridSites:
         online = {node.name: node.node_id for node in self._grid.get_nodes()}
         sites = sorted(self._unsent & online.keys())
         sent = [
-            Message(self._content, dst_node_id=online[site], message_type=self._type, ttl=self._lifetime, group_id=self._group)
+            Message(
+                messages.with_witness(self._content, self._witnesses.get(site)),
+                dst_node_id=online[site],
+                message_type=self._type,
+                ttl=self._lifetime,
+                group_id=self._group,
+            )
             for site in sites
         ]
         if not sent:

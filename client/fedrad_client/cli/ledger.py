@@ -1,0 +1,143 @@
+"""`fedrad-site ledger` and `privacy-statement`: the privacy account as a person, a program or a data-protection officer reads it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedrad_client.cli.options import HERE, HomeOption, JsonOption
+from fedrad_common.cli import emit
+
+app = typer.Typer(help="The privacy account: show, verify, recover.", invoke_without_command=True)
+
+
+@app.callback()
+def show(
+    context: typer.Context,
+    home: HomeOption = HERE,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a drawing to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the privacy account: ceiling, what is reserved, what is left, run by run.
+
+    Example: fedrad-site ledger --home north
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = home
+        return
+    from fedrad_client.privacy.account import opening_of
+    from fedrad_client.privacy.ledger import KIND, in_force
+    from fedrad_client.privacy.overview import facts, lines
+    from fedrad_client.site import LEDGER, Home
+    from fedrad_common.chain import read
+    from fedrad_common.files import write_atomic
+
+    config = Home(home).config
+    entries = read(home / LEDGER, KIND)
+    opening = in_force(opening_of(entries[0]), config.privacy)
+    if html is not None:
+        from fedrad_client.privacy.ledger_page import ledger_page
+
+        write_atomic(html, ledger_page(opening, entries).encode())
+    emit(facts(opening, entries) if as_json else {}, as_json=as_json, lines=() if as_json else lines(opening, entries))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    home: HomeOption = HERE,
+    head: Annotated[str | None, typer.Option(help="A head that somebody wrote down earlier.")] = None,
+    witness: Annotated[list[Path] | None, typer.Option(help="A receipt, an envelope or a manifest.json of the coordinator's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the ledger from its first entry, against the audit log, and against any witness that you hold.
+
+    Example: fedrad-site ledger verify --witness receipt.json --home north
+    """
+    from fedrad_client.site import Home, open_site
+    from fedrad_client.witness import check_file, check_head
+
+    place = _place(context, home)
+    said = []
+    with open_site(place) as site:
+        entries = site.ledger.chain.entries
+        if head is not None:
+            check_head(site.ledger, head)
+            said.append("the head that was given is in the ledger")
+        for path in witness or ():
+            said.append(
+                check_file(site.ledger, site.audit.entries, path, site=site.name, key=site.key.public, coordinator=Home(place).coordinator)
+            )
+        value = {
+            "entries": len(entries),
+            "head": entries[-1].hash,
+            "releases": sum(entry.type == "release" for entry in site.audit.entries),
+            "witnesses": said,
+        }
+    lines = [f"ledger  {value['entries']:>6} entries, head {value['head']}", f"audit   {value['releases']:>6} releases, each of them paid"]
+    emit(value, as_json=as_json, lines=[*lines, *(f"witness {text}" for text in said)])
+
+
+@app.command()
+def recover(
+    context: typer.Context,
+    home: HomeOption = HERE,
+    assume_spent: Annotated[
+        bool, typer.Option("--assume-spent", help="The lost ledger's whole ceiling counts as spent; a new identity begins.")
+    ] = False,
+    new_ceiling: Annotated[
+        float | None, typer.Option(min=0.01, help="Epsilon that the new identity may spend on top; without it, nothing.")
+    ] = None,
+    accept_clock: Annotated[bool, typer.Option("--accept-clock", help="Go on from the clock as it is now.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on after a ledger was lost or contradicted, or after the clock was wrong. A person decides; nothing is given back.
+
+    Example: fedrad-site ledger recover --assume-spent --home north
+    """
+    from fedrad_client import recovery
+    from fedrad_client.site import Home
+    from fedrad_common.errors import MisuseError
+
+    if assume_spent == accept_clock:
+        raise MisuseError("ledger recover: nothing chosen, or too much", hint="use either --assume-spent or --accept-clock")
+    site = Home(_place(context, home))
+    if accept_clock:
+        logs = recovery.accept_clock(site)
+        emit({"logs": list(logs)}, as_json=as_json, lines=[f"{name}: goes on from the clock as it is now" for name in logs])
+        return
+    done = recovery.recover(site, new_ceiling=new_ceiling)
+    allowed = f"epsilon {done.epsilon:g} may be spent on top" if done.epsilon else "nothing more may be spent"
+    lines = (
+        f"epsilon {done.earlier_epsilon:g} of the lost ledger is assumed spent; {allowed}",
+        f"  new identity  {done.identity}",
+        f"  set aside     {done.kept}: keep it",
+        "  next          give the new envelope key to the coordinator, and approve each protocol anew",
+    )
+    emit(vars(done), as_json=as_json, lines=lines)
+
+
+def privacy_statement(
+    home: HomeOption = HERE,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page, to be read or printed, to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what this site promises its patients, with its own figures, for a data-protection officer to sign.
+
+    Example: fedrad-site privacy-statement --html statement.html --home north
+    """
+    from fedrad_client.privacy.statement import facts, lines, statement_page
+    from fedrad_client.site import Home
+    from fedrad_common.files import write_atomic
+
+    value = facts(Home(home))
+    if html is not None:
+        write_atomic(html, statement_page(value).encode())
+        emit({"page": str(html)}, as_json=as_json, lines=(f"written: {html}",))
+        return
+    emit(value, as_json=as_json, lines=lines(value))
+
+
+def _place(context: typer.Context, home: Path) -> Path:
+    """`ledger --home north verify` and `ledger verify --home north` are the same."""
+    return context.obj if home == HERE and isinstance(context.obj, Path) else home

@@ -1,0 +1,170 @@
+"""A lost or contradicted ledger, and a clock that went back: what a person may do, and what it costs. Nothing here gives budget back.
+
+A new ledger is a new site identity (privacy.md, rule 1): a new envelope key, and the lost ledger's whole ceiling counted as spent.
+"""
+
+import contextlib
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedrad_client import audit
+from fedrad_client.config import Budget
+from fedrad_client.privacy.account import Opening
+from fedrad_client.privacy.ledger import KIND, Ledger
+from fedrad_client.site import AUDIT, LEDGER, Home, opening
+from fedrad_common.chain import Chain
+from fedrad_common.errors import ChainError, FedradError, MisuseError
+from fedrad_common.files import exclusive_lock, fsync_directory, new_folder
+from fedrad_common.identity import SigningKey
+
+LOST = "lost"  # folder of the site's home: what was set aside, never deleted
+_PREPARED = ".recovered"
+# The key before the ledger: a site whose ledger is missing refuses, whatever else is there.
+_MOVED_IN = (("envelope.key", "keys/envelope.key"), (f"{LEDGER}.mark", f"{LEDGER}.mark"), (LEDGER, LEDGER))
+# Approvals too: a plan was computed for the ceiling that is gone, and a person decides anew.
+_SET_ASIDE = (LEDGER, f"{LEDGER}.mark", "outbox", "approved", "keys/envelope.key")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    identity: str  # public envelope key, in hex: to be admitted anew
+    earlier_epsilon: float  # assumed spent, over all ledgers that were lost
+    epsilon: float  # what the new ledger allows on top; 0 where no new ceiling was typed
+    delta: float  # of both together
+    kept: str  # where the old files lie, relative to the site's home
+
+
+def recover(home: Home, *, new_ceiling: float | None) -> Recovered:
+    """Set ledger, key, outbox and approvals aside and open a new ledger under a new identity. A crash on the way: run it again.
+
+    Args:
+        new_ceiling: epsilon that the new identity may spend on top of what is assumed spent; None allows nothing.
+
+    Raises:
+        BusyError: a program of this site is running. MisuseError: the site's settings ask for more. In both, nothing was changed.
+    """
+    config = home.config
+    if new_ceiling is not None and new_ceiling < config.privacy.epsilon:
+        raise MisuseError(
+            f"--new-ceiling: {new_ceiling:g} is below what site.toml asks for: epsilon = {config.privacy.epsilon:g}",
+            hint="lower privacy.epsilon in site.toml first",
+        )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive_lock(home.path / f"{LEDGER}.lock", what=LEDGER))
+        log = _audit_log(home, stack)
+        epsilon, delta = _lost(home, config.privacy)
+        key = SigningKey.generate()
+        budget = config.privacy.model_copy(update={"epsilon": new_ceiling or config.privacy.epsilon})
+        first = replace(
+            opening(config.site.name, budget, identity=key.public.id),
+            validation_fraction=_fraction(home, config.privacy),
+            earlier_epsilon=epsilon,
+            earlier_delta=delta,
+        )
+        with new_folder(home.path / _PREPARED) as folder:
+            key.save(folder / "envelope.key")
+            _new_ledger(folder / LEDGER, first, spent=new_ceiling is None)
+        # Before anything moves: what was released until now was paid by the ledger that is set aside.
+        audit.record(log, "recover", identity=key.public.id, earlier_epsilon=epsilon)
+        kept = _set_aside(home.path)
+        _move_in(home.path)
+    return Recovered(key.public.hex, epsilon, new_ceiling or 0.0, delta + first.delta, kept)
+
+
+def accept_clock(home: Home) -> tuple[str, ...]:
+    """Go on from the clock as it is now, though entries are later: a person says that theirs was wrong. Returns the logs it was said in.
+
+    Raises:
+        BusyError, ChainError: as opening the logs does.
+    """
+    said = []
+    with Chain.open(home.path / LEDGER, KIND) as ledger, Chain.open(home.path / AUDIT, audit.KIND) as log:
+        for chain in (ledger, log):
+            before = chain.entries[-1].at
+            chain.append("clock", {"before": before})
+            said.append(chain.path.name)
+    return tuple(said)
+
+
+def _audit_log(home: Home, stack: contextlib.ExitStack) -> Chain:
+    """The audit log, or a new one where it is damaged too: the old one is set aside beside the ledger."""
+    path = home.path / AUDIT
+    try:
+        return stack.enter_context(Chain.open(path, audit.KIND))
+    except ChainError:
+        with exclusive_lock(home.path / f"{AUDIT}.lock", what=AUDIT):
+            folder = _lost_folder(home.path)
+            for name in (AUDIT, f"{AUDIT}.mark"):
+                if (home.path / name).exists():
+                    (home.path / name).rename(folder / name)
+        return stack.enter_context(Chain.create(path, audit.KIND, {"site": home.config.site.name}))
+
+
+def _lost(home: Home, budget: Budget) -> tuple[float, float]:
+    """(epsilon, delta) that every ledger so far may have spent, at most: what its opening says, or the largest ceiling that is known."""
+    found = _readable_opening(home.path / LEDGER)
+    if found is not None:
+        return found.epsilon + found.earlier_epsilon, found.delta + found.earlier_delta
+    older = [opened for path in sorted((home.path / LOST).glob(f"*/{LEDGER}")) if (opened := _readable_opening(path)) is not None]
+    epsilon = max((opened.epsilon + opened.earlier_epsilon for opened in older), default=0.0)
+    return budget.epsilon + epsilon, budget.delta + max((opened.delta + opened.earlier_delta for opened in older), default=0.0)
+
+
+def _readable_opening(path: Path) -> Opening | None:
+    """The first entry of a ledger that may be damaged; None where it says nothing that could be believed."""
+    try:
+        value = json.loads(path.read_bytes().split(b"\n", 1)[0].split(b" ", 2)[2])["body"]
+        found = Opening(**{name: value[name] for name in Opening.__dataclass_fields__})
+        return found if min(found.epsilon, found.delta) > 0 and min(found.earlier_epsilon, found.earlier_delta) >= 0 else None
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return None
+
+
+def _fraction(home: Home, budget: Budget) -> float:
+    """Who validates never changes: the cohort's own record of it comes before the settings."""
+    from fedrad_client.cohort.draft import current_manifest
+
+    try:
+        before = current_manifest(home.cohort)
+    except FedradError:
+        before = None
+    return before.validation_fraction if before else budget.validation_fraction
+
+
+def _new_ledger(path: Path, first: Opening, *, spent: bool) -> None:
+    ledger = Ledger.create(path, first)
+    try:
+        if spent:
+            body = {"cost": first.budget, "numeric_delta": first.numeric_delta, "validation_cost": first.validation_budget}
+            ledger.chain.append("assumed", body)
+    finally:
+        ledger.close()
+
+
+def _lost_folder(home: Path) -> Path:
+    number = 1 + max((int(path.name) for path in (home / LOST).glob("[0-9]*")), default=0)
+    folder = home / LOST / f"{number:04d}"
+    folder.mkdir(mode=0o700, parents=True)
+    return folder
+
+
+def _set_aside(home: Path) -> str:
+    """Move the old files to a new folder; what an interrupted recovery moved already is no longer here."""
+    folder = _lost_folder(home)
+    for name in _SET_ASIDE:
+        if (home / name).exists():
+            (home / name).rename(folder / Path(name).name)
+    for name in ("outbox", "approved"):
+        (home / name).mkdir(mode=0o700)
+    fsync_directory(folder)
+    return f"{LOST}/{folder.name}"
+
+
+def _move_in(home: Path) -> None:
+    for name, place in _MOVED_IN:
+        (home / _PREPARED / name).replace(home / place)
+    fsync_directory(home / "keys")
+    fsync_directory(home)
+    shutil.rmtree(home / _PREPARED)
