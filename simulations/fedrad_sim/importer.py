@@ -1,7 +1,6 @@
 """Any arrays to DICOM per hospital, so that real pictures go through the whole pipeline of a hospital and not past it."""
 
 import csv
-import errno
 import io
 import os
 import shutil
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import disk_full, fsync_directory, make_folder, sha256_file, write_json
+from fedrad_common.files import disk_error, fsync_directory, make_folder, sha256_file, write_json
 from fedrad_sim.arrays import Archive, Array, Usable, label_names, usable
 from fedrad_sim.dicom_write import SOP_CLASS, Elements, pixel_elements, write_dicom
 from fedrad_sim.identifiers import uid
@@ -195,8 +194,8 @@ def _write_whole(table: _Table, out: Path, *, meta: dict[str, object], progress:
         beside.replace(out)
         fsync_directory(out.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(out) from None
+        if trouble := disk_error(out.name, error):
+            raise trouble from None
         raise
     finally:
         if aside.exists() and not out.exists():

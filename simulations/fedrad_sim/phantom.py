@@ -4,7 +4,6 @@ Nobody's data, so that demo and tests can show everything; see `anatomy` for the
 """
 
 import csv
-import errno
 import io
 import os
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import disk_full, fsync_directory, make_folder
+from fedrad_common.files import disk_error, fsync_directory, make_folder
 from fedrad_sim.anatomy import NODULE, Bodies, Drift, Poses, Textures, attenuation, draw_bodies, expose, padding_value
 from fedrad_sim.dicom_write import SOP_CLASS, Elements, Tag, Value, pixel_elements, write_dicom
 from fedrad_sim.identifiers import Planted, plant, plant_meta, token, uid
@@ -128,8 +127,8 @@ def write_hospital(hospital: Hospital, out: Path, *, seed: int, progress: Progre
         beside.replace(out)
         fsync_directory(out.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(out) from None
+        if trouble := disk_error(out.name, error):
+            raise trouble from None
         raise
     finally:
         with suppress(FileNotFoundError):
