@@ -45,12 +45,13 @@ def answer(
         order = verify(site, signed, model)
         check_witness(site, witness)
         protocol, plan = approved(site, order)
-        check_order(order, protocol, plan, site.config.policy, tainted=site.ledger.account.tainted)
+        check_order(order, protocol, plan, site.config.policy, tainted=site.ledger.tainted)
         if model.size != plan.n_parameters or not np.isfinite(model).all():
             refuse("malformed-model")  # before anything is spent: it could never be answered
         sealed = site.outbox.get(order.question)
         if sealed is not None:
             return resend(site, order, sealed)
+        check_withdrawals(site)
         fresh = entropy(32)
         sequence = reserve(site, order, protocol, plan, fresh=fresh)
         vector = run_work(site, order, protocol, plan, model=model, work=work, fresh=fresh)
@@ -100,6 +101,16 @@ def approved(site: Site, order: Order) -> tuple[TrainingProtocol, Plan]:
     if found is None:
         refuse("not-approved")
     return found
+
+
+def check_withdrawals(site: Site) -> None:
+    """Nobody who withdrew is worked on, even where their list was lost; before anything is spent."""
+    from fedrad_client.cohort.withdrawal import check_tombstones
+
+    try:
+        check_tombstones(site.cohort, site.audit.entries)
+    except FormatError:
+        refuse("withdrawals-lost")
 
 
 def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, fresh: bytes) -> int:

@@ -46,7 +46,7 @@ def open_and_handle(message: Message, opening: Callable[[], Opening], *, work: W
 def answer_in_slot(message: Message, home: Path, *, work: Work, entropy: Entropy = os.urandom, clock: Clock | None = None) -> Message:
     """The same as a hospital does it: whatever the reply is, it leaves in the protocol's next time slot.
 
-    No reply leaves after a SyncError, which ends the process; started again, a node reports that it was interrupted.
+    No reply leaves after a SyncError, which ends a node; started again, it reports that it was interrupted.
 
     The answer is sealed and the site closed before the wait, so that a process which dies there loses nothing and sends nothing early.
     """
@@ -63,9 +63,12 @@ def make_app(home_of: Callable[[Context], Path], *, work: Work, entropy: Entropy
     made = ClientApp()
 
     def respond(message: Message, context: Context) -> Message:
+        times, home = clock or Clock(), home_of(context)
+        received = times.now()
         try:
-            return answer_in_slot(message, home_of(context), work=work, entropy=entropy, clock=clock)
+            return answer_in_slot(message, home, work=work, entropy=entropy, clock=times)
         except SyncError:  # the process is Flower's, which would quote the exception
+            hold(received, _slot(message, Home(home)), times)
             return _reply(message, _failed("disk", SyncError))
 
     made.train()(respond)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedrad_client import audit
 from fedrad_client.policy import refusals
 from fedrad_client.privacy.account import Account, Opening, epsilon_at
-from fedrad_client.privacy.ledger import evaluation_cost, training_charge
+from fedrad_client.privacy.ledger import evaluation_cost, training_charge, what_crosses
 from fedrad_client.privacy.plan import Plan, make_plan
 from fedrad_client.site import Home, Site
 from fedrad_common.accounting import rounded_up
@@ -72,16 +72,13 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     )
     charge = training_charge(opening, plan, protocol.privacy.steps)
     after = account.training + charge["cost"]
-    validation_after = account.validation + evaluation_cost(protocol, plan, opening.order)
-    unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0
+    tainted = account.tainted.union(opening.earlier_unbounded)
+    unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0 or bool(opening.earlier_unbounded)
     before = rounded_up(epsilon_at(account.training, order=opening.order, delta=opening.filter_delta))
-    obstacles = [*refusals(protocol, config.policy, n_parameters, tainted=account.tainted), *exact_metrics_obstacles(cohort, protocol)]
-    numeric_after = account.numeric_delta + charge["numeric_delta"]
-    if after > opening.budget or validation_after > opening.validation_budget or numeric_after > opening.numeric_delta:
-        obstacles.append(
-            f"privacy.epsilon: {protocol.privacy.epsilon} does not fit below this site's ceiling {opening.epsilon:g}; "
-            f"{before:g} is reserved already; a ceiling is for the site's lifetime"
-        )
+    obstacles = [*refusals(protocol, config.policy, n_parameters, tainted=tainted), *exact_metrics_obstacles(cohort, protocol)]
+    crossed = what_crosses(opening, account, **charge, validation_cost=evaluation_cost(protocol, plan, opening.order))
+    if crossed:
+        obstacles.append(f"does not fit below this site's ceiling, which is for its lifetime: {crossed}")
     return Preview(
         protocol=protocol,
         plan=plan,

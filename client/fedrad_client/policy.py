@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import NoReturn
 
 from fedrad_client.config import Policy
+from fedrad_client.privacy.account import UNKNOWN
 from fedrad_client.privacy.plan import Plan
 from fedrad_common.errors import Refusal, RefusalCode
 from fedrad_common.protocol import TrainingProtocol
@@ -31,6 +32,7 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
         "internal",
         "somebody holds an answer that this ledger does not know: an older copy, or a clone",
     ),
+    "withdrawals-lost": ("internal", "the list of withdrawn patients is missing or shorter than it was"),
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }
 
@@ -87,7 +89,9 @@ def refusals(protocol: TrainingProtocol, policy: Policy, n_parameters: int, *, t
 
 def _is_tainted(protocol: TrainingProtocol, tainted: Collection[str]) -> bool:
     """By what the protocol says of the lineage, or, should that be a lie, by what this site's own ledger knows of it."""
-    return protocol.model.initial.unit == "none" or protocol.model.initial.protocol in tainted
+    initial = protocol.model.initial
+    unknown = UNKNOWN in tainted and initial.kind == "run"
+    return unknown or initial.unit == "none" or initial.protocol in tainted
 
 
 def _metrics_are_accepted(protocol: TrainingProtocol, policy: Policy) -> bool:

@@ -1,8 +1,10 @@
 """A preview in words: everything that would leave the site, and what it would cost, for the person who approves."""
 
+import textwrap
 from typing import Any
 
 from fedrad_client.approval import Preview
+from fedrad_client.privacy.overview import NOT_COVERED
 
 
 def facts(seen: Preview) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def lines(seen: Preview) -> list[str]:
         f"  by            sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
         f"  lifetime      {seen.epsilon_before:.3f} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
     ]
+    rows += textwrap.wrap(NOT_COVERED, width=118, initial_indent="  ", subsequent_indent="  ")
     rows += [f"  cannot be approved: {obstacle}" for obstacle in seen.obstacles]
     return rows + [f"  warning: {warning}" for warning in seen.warnings]
 
@@ -72,4 +75,4 @@ def lines(seen: Preview) -> list[str]:
 def _when(slot: float) -> str:
     if slot == 0:
         return "as soon as it is made: how long this site worked is not hidden (the protocol names no time slot)"
-    return f"replies leave every {slot:g} s after the order came, however long the work took"
+    return f"replies leave at multiples of {slot:g} s after the order came; work that takes longer shows in how many"

@@ -4,17 +4,17 @@ A new ledger is a new site identity (privacy.md, rule 1): a new envelope key, an
 """
 
 import contextlib
-import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrad_client import audit
 from fedrad_client.config import Budget
-from fedrad_client.privacy.account import Opening
+from fedrad_client.privacy.account import UNKNOWN, Opening, opening_of
 from fedrad_client.privacy.ledger import KIND, Ledger
 from fedrad_client.site import AUDIT, LEDGER, Home, opening
 from fedrad_common.chain import Chain
+from fedrad_common.chain_format import entry_at
 from fedrad_common.errors import ChainError, FedradError, MisuseError
 from fedrad_common.files import exclusive_lock, fsync_directory, new_folder
 from fedrad_common.identity import SigningKey
@@ -53,24 +53,28 @@ def recover(home: Home, *, new_ceiling: float | None) -> Recovered:
         )
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusive_lock(home.path / f"{LEDGER}.lock", what=LEDGER))
-        log = _audit_log(home, stack)
-        epsilon, delta = _lost(home, config.privacy)
+        log, whole = _audit_log(home, stack)
+        lost = _lost(home, config.privacy, log)
+        unbounded = _unbounded(home, log) if whole else (*_unbounded(home, log), UNKNOWN)
         key = SigningKey.generate()
         budget = config.privacy.model_copy(update={"epsilon": new_ceiling or config.privacy.epsilon})
         first = replace(
             opening(config.site.name, budget, identity=key.public.id),
             validation_fraction=_fraction(home, config.privacy),
-            earlier_epsilon=epsilon,
-            earlier_delta=delta,
+            earlier_epsilon=lost["epsilon"],
+            earlier_delta=lost["delta"],
+            earlier_validation_epsilon=lost["validation_epsilon"],
+            earlier_unbounded=unbounded,
         )
         with new_folder(home.path / _PREPARED) as folder:
             key.save(folder / "envelope.key")
             _new_ledger(folder / LEDGER, first, spent=new_ceiling is None)
         # Before anything moves: what was released until now was paid by the ledger that is set aside.
-        audit.record(log, "recover", identity=key.public.id, earlier_epsilon=epsilon)
+        audit.record(log, "recover", identity=key.public.id, **first.ceilings)
         kept = _set_aside(home.path)
         _move_in(home.path)
-    return Recovered(key.public.hex, epsilon, new_ceiling or 0.0, delta + first.delta, kept)
+    allowed = 0.0 if new_ceiling is None else min(new_ceiling, config.privacy.epsilon)
+    return Recovered(key.public.hex, lost["epsilon"], allowed, lost["delta"] + first.delta, kept)
 
 
 def accept_clock(home: Home) -> tuple[str, ...]:
@@ -88,38 +92,53 @@ def accept_clock(home: Home) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _audit_log(home: Home, stack: contextlib.ExitStack) -> Chain:
-    """The audit log, or a new one where it is damaged too: the old one is set aside beside the ledger."""
+def _audit_log(home: Home, stack: contextlib.ExitStack) -> tuple[Chain, bool]:
+    """The audit log, and whether it is the one that there was: a damaged one is set aside beside the ledger, and a new one begun."""
     path = home.path / AUDIT
     try:
-        return stack.enter_context(Chain.open(path, audit.KIND))
+        return stack.enter_context(Chain.open(path, audit.KIND)), True
     except ChainError:
         with exclusive_lock(home.path / f"{AUDIT}.lock", what=AUDIT):
             folder = _lost_folder(home.path)
             for name in (AUDIT, f"{AUDIT}.mark"):
                 if (home.path / name).exists():
                     (home.path / name).rename(folder / name)
-        return stack.enter_context(Chain.create(path, audit.KIND, {"site": home.config.site.name}))
+        return stack.enter_context(Chain.create(path, audit.KIND, {"site": home.config.site.name})), False
 
 
-def _lost(home: Home, budget: Budget) -> tuple[float, float]:
-    """(epsilon, delta) that every ledger so far may have spent, at most: what its opening says, or the largest ceiling that is known."""
-    found = _readable_opening(home.path / LEDGER)
-    if found is not None:
-        return found.epsilon + found.earlier_epsilon, found.delta + found.earlier_delta
-    older = [opened for path in sorted((home.path / LOST).glob(f"*/{LEDGER}")) if (opened := _readable_opening(path)) is not None]
-    epsilon = max((opened.epsilon + opened.earlier_epsilon for opened in older), default=0.0)
-    return budget.epsilon + epsilon, budget.delta + max((opened.delta + opened.earlier_delta for opened in older), default=0.0)
+def _lost(home: Home, budget: Budget, log: Chain) -> dict[str, float]:
+    """What every ledger so far may have spent, at most: as its own opening, the audit log and the older lost ones say.
+
+    The settings count only where nothing else is left: a ceiling may have been tightened since it was spent.
+    """
+    paths = [home.path / LEDGER, *sorted((home.path / LOST).glob(f"*/{LEDGER}"))]
+    known = [opened.ceilings for path in paths if (opened := _readable_opening(path)) is not None]
+    known += [entry.body for entry in log.entries if "earlier_epsilon" in entry.body]
+    names = ("epsilon", "delta", "validation_epsilon")
+    settings = {name: float(getattr(budget, name)) for name in names}
+    if not known:
+        return settings
+    gone = _readable_opening(home.path / LEDGER) is None and not any("earlier_epsilon" in entry.body for entry in log.entries)
+    # Nothing tells of the ledger that is lost now, though of older ones: its ceiling is not among those known.
+    extra = settings if gone else dict.fromkeys(names, 0.0)
+    return {name: max(body[name] + body[f"earlier_{name}"] for body in known) + extra[name] for name in names}
 
 
 def _readable_opening(path: Path) -> Opening | None:
-    """The first entry of a ledger that may be damaged; None where it says nothing that could be believed."""
+    """The first entry of a ledger that may be damaged behind it; None where it is not the bytes that its hash says."""
     try:
-        value = json.loads(path.read_bytes().split(b"\n", 1)[0].split(b" ", 2)[2])["body"]
-        found = Opening(**{name: value[name] for name in Opening.__dataclass_fields__})
-        return found if min(found.epsilon, found.delta) > 0 and min(found.earlier_epsilon, found.earlier_delta) >= 0 else None
-    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        found = entry_at(0, path.read_bytes(), before=[], kind=KIND)
+        return None if found is None else opening_of(found[0])
+    except (OSError, ChainError):
         return None
+
+
+def _unbounded(home: Home, log: Chain) -> tuple[str, ...]:
+    """Protocols without privacy that were ever approved here: what was trained stays trained, whatever ledger is lost."""
+    said = {entry.body["protocol"] for entry in log.entries if entry.type == "approve" and entry.body["epsilon"] is None}
+    kept = {name for name in home.approvals if (found := home.approved(name)) is not None and found[1].noise_multiplier == 0}
+    older = _readable_opening(home.path / LEDGER)
+    return tuple(sorted(said | kept | set(older.earlier_unbounded if older else ())))
 
 
 def _fraction(home: Home, budget: Budget) -> float:

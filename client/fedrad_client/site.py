@@ -158,7 +158,7 @@ def create_site(path: Path, config: SiteConfig, *, toml: str, coordinator: Publi
         write_atomic(path / "keys" / "pseudonym.key", os.urandom(32).hex().encode() + b"\n")
         if coordinator is not None:
             write_atomic(path / "keys" / "coordinator.pub", coordinator.hex.encode() + b"\n")
-        Chain.create(path / AUDIT, audit.KIND, {"site": config.site.name}).close()
+        Chain.create(path / AUDIT, audit.KIND, {"site": config.site.name, **first.ceilings}).close()
         Ledger.create(path / LEDGER, first).close()
         write_atomic(path / "site.toml", toml.encode())  # last: without it there is no site here
         fsync_directory(path.parent)

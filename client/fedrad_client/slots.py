@@ -1,7 +1,8 @@
 """When a reply leaves: at a multiple of the protocol's time slot after the order came, so that its time does not tell the work's length.
 
-An update, a histogram, a refusal and a stored answer all wait alike (privacy.md, rule 10). A slot that the work overran is followed by
-the next one. Nothing of this is logged: the line would be a step time.
+An update, a histogram, a refusal and a stored answer all wait alike (privacy.md, rule 10). A slot that the work overran is followed
+by the next one: how many it took shows, so a protocol names slots longer than the work. Nothing of this is
+logged: the line would be a step time.
 """
 
 import math

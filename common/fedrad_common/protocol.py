@@ -108,7 +108,8 @@ class Rounds(Section):
     quorum: PositiveInt  # updates needed to close a round
     deadline_seconds: PositiveFloat
     retries: Annotated[int, Field(ge=0, le=100)] = 2  # below quorum, before the run pauses
-    # A site's replies leave at multiples of it, counted from the order's receipt, so that nobody sees how long the work took; 0: at once
+    # A site's replies leave at multiples of it, counted from the order's receipt; longer than the work, nobody sees how long
+    # that took. 0: at once
     slot_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
 
     @model_validator(mode="after")

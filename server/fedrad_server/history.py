@@ -162,21 +162,25 @@ def last_answers(runs: Path, *, besides: Path, roster: Mapping[str, str]) -> dic
         if path.parent == besides:
             continue
         try:
-            launch = read_signed(path).peek(Launch, what="launch.json")
-            last = max((int(folder.name) for folder in (path.parent / "rounds").glob("[0-9]*")), default=0)
-            found = [
-                answer
-                for number in range(max(1, last - 1), last + 1)
-                for kind in FOLDERS
-                for answer in stored_envelopes(path.parent, number, kind, launch=launch).values()
-            ]
+            found = _newest_answers(path.parent, read_signed(path).peek(Launch, what="launch.json"))
         except FormatError:
             continue
-        for signed, envelope in found:
-            same_key = roster.get(envelope.site) == launch.roster[envelope.site]
-            if same_key and envelope.sequence > newest.get(envelope.site, (0, signed))[0]:
+        for signed, envelope, key in found:
+            if roster.get(envelope.site) == key and envelope.sequence > newest.get(envelope.site, (0, signed))[0]:
                 newest[envelope.site] = (envelope.sequence, signed)
     return {site: signed for site, (_, signed) in newest.items()}
+
+
+def _newest_answers(run: Path, launch: Launch) -> list[tuple[Signed, Envelope, str]]:
+    """Of each site that answered, those of its last round, with the key they are signed by; from the newest round back."""
+    found: dict[str, list[tuple[Signed, Envelope, str]]] = {}
+    for number in sorted((int(folder.name) for folder in (run / "rounds").glob("[0-9]*")), reverse=True):
+        stored = [answer for kind in FOLDERS for answer in stored_envelopes(run, number, kind, launch=launch).values()]
+        for site in {envelope.site for _, envelope in stored} - found.keys():
+            found[site] = [(signed, envelope, launch.roster[site]) for signed, envelope in stored if envelope.site == site]
+        if len(found) == len(launch.roster):
+            break
+    return [answer for answers in found.values() for answer in answers]
 
 
 def read_update(run: Path, envelope: Envelope) -> Vector:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from fedrad_common.config import read_toml
-from fedrad_common.errors import MisuseError
+from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.files import read_json
 from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector
@@ -47,7 +47,11 @@ def first_weights(runs: Path, protocol: TrainingProtocol) -> Vector:
     if lineage.kind == "random":
         return initial_vector(protocol)
     for path in sorted(runs.glob("[!.]*/result/result.json")):
-        if read_json(path, expected_format="fedrad-result-1")["model"] != lineage.model:
+        try:
+            released = read_json(path, expected_format="fedrad-result-1").get("model")
+        except FormatError:  # of another run: its own `status` says what is wrong with it
+            continue
+        if released != lineage.model:
             continue
         records = read_run(path.parents[1], files=False)
         if (records.protocol.hash, records.protocol.privacy.unit) == (lineage.protocol, lineage.unit):

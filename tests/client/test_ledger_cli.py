@@ -12,6 +12,7 @@ from fakes.terminal import Terminal
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
 from fedrad_client.privacy.account import epsilon_at
+from fedrad_client.privacy.ledger import what_crosses
 from fedrad_client.privacy.statement import spoken
 from fedrad_client.site import Home, Site, open_site
 from fedrad_common.accounting import GaussianEvent, epsilon_prv, rounded_up
@@ -117,11 +118,40 @@ def test_the_page_shows_the_same_figures_and_fetches_nothing(
 def test_no_name_of_a_part_of_a_page_hides_another(north: Home, terminal: Terminal, tmp_path: Path) -> None:
     """The drawings' data is found by its id: a section of the same id once left the statement without its drawing."""
     for command in ("ledger", "privacy-statement"):
-        terminal.do("fedrad-site", command, "--html", tmp_path / "page.html", "--home", north.path)
+        terminal.do("fedrad-site", command, "--html", tmp_path / "page.html", "--force", "--home", north.path)
         named = re.findall(r'<\w+[^<>]* id="([\w-]+)"', (tmp_path / "page.html").read_text())
 
         assert "figures" in named
         assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize("command", ["ledger", "privacy-statement"])
+def test_a_page_overwrites_nothing_unasked_and_makes_no_folder(north: Home, terminal: Terminal, tmp_path: Path, command: str) -> None:
+    (tmp_path / "notes.html").write_text("mine")
+
+    said = terminal.fail("fedrad-site", command, "--html", tmp_path / "notes.html", "--home", north.path)
+    assert said.error == "--html: notes.html: exists already"
+    said = terminal.fail("fedrad-site", command, "--html", tmp_path / "missing" / "page.html", "--home", north.path)
+    assert said.error == "--html: page.html: there is no such folder"
+
+
+@pytest.mark.parametrize("command", ["ledger", "privacy-statement"])
+def test_what_is_not_covered_is_said_wherever_epsilon_is_printed(north: Home, terminal: Terminal, command: str) -> None:
+    out = " ".join(terminal.do("fedrad-site", command, "--home", north.path).out.split())
+
+    assert "Not covered" in out
+    assert "attacks on the site's own machine" in out
+
+
+def test_what_a_charge_would_cross_is_named_by_its_own_line(north: Home) -> None:
+    with open_site(north.path) as site:
+        opening, account = site.ledger.opening, site.ledger.account
+    nothing = {"cost": 0.0, "validation_cost": 0.0, "numeric_delta": 0.0}
+
+    assert what_crosses(opening, account, **nothing) is None
+    assert "epsilon 8 of training patients" in str(what_crosses(opening, account, **{**nothing, "cost": 100.0}))
+    assert "epsilon 10 of validation patients" in str(what_crosses(opening, account, **{**nothing, "validation_cost": 100.0}))
+    assert "set aside for arithmetic" in str(what_crosses(opening, account, **{**nothing, "numeric_delta": 1.0}))
 
 
 def test_the_ledger_can_be_read_while_the_node_answers(north: Home, terminal: Terminal) -> None:

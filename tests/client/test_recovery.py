@@ -113,6 +113,48 @@ def test_a_ledger_of_which_nothing_is_left_costs_the_ceiling_in_the_settings(nor
     assert recover(north, new_ceiling=None).earlier_epsilon == 8.0
 
 
+def rewritten(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert content.count(old) >= 1
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def test_a_ceiling_in_a_damaged_first_line_is_not_believed(north: Home) -> None:
+    rewritten(north.path / "ledger.chain", b'"epsilon":8.0', b'"epsilon":0.1')
+
+    assert recover(north, new_ceiling=None).earlier_epsilon == 8.0  # as the audit log says
+
+
+def test_a_ceiling_that_was_tightened_after_it_was_spent_counts_as_it_was(north: Home) -> None:
+    rewritten(north.path / "site.toml", b"epsilon = 8.0", b"epsilon = 0.5")
+    for name in ("ledger.chain", "ledger.chain.mark"):
+        (north.path / name).unlink()
+
+    assert recover(north, new_ceiling=0.5).earlier_epsilon == 8.0
+
+
+def test_with_both_logs_gone_the_settings_are_all_that_is_left(north: Home) -> None:
+    for name in ("ledger.chain", "ledger.chain.mark", "audit.chain.mark"):
+        (north.path / name).unlink()
+    recover(north, new_ceiling=8.0)
+
+    with open_site(north.path) as site:
+        assert site.ledger.opening.earlier_epsilon == 8.0
+        assert site.ledger.opening.earlier_unbounded == ("unknown",)
+
+
+def test_the_validation_patients_line_is_lost_with_its_ceiling(north: Home, tmp_path: Path, capfd) -> None:
+    damage(north)
+    recover(north, new_ceiling=8.0)
+    terminal = Terminal(tmp_path, capfd)
+
+    with open_site(north.path) as site:
+        assert site.ledger.opening.earlier_validation_epsilon == 10.0
+    assert "and 10 of the validation patients' line" in terminal.do("fedrad-site", "ledger", "--home", north.path).out
+    statement = " ".join(terminal.do("fedrad-site", "privacy-statement", "--home", north.path).out.split())
+    assert "validation patients of lost ledgers ε 10 is assumed spent" in statement
+
+
 def test_what_is_set_aside_is_kept_and_never_sent_again(north: Home) -> None:
     sealed = [path.read_bytes() for path in (north.path / "outbox").iterdir()]
     damage(north)

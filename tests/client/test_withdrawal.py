@@ -314,6 +314,21 @@ def test_a_cohort_folder_that_was_deleted_to_begin_anew_brings_nobody_back(ask: 
     assert take_in(ask.home)["patients"] == 10
 
 
+def test_a_list_restored_from_before_a_withdrawal_answers_nothing_and_spends_nothing(ask: Asking) -> None:
+    withdraw_patients(ask.home.path, names(PEOPLE[0]))
+    older = (ask.home.cohort / WITHDRAWN).read_bytes()
+    withdraw_patients(ask.home.path, names(PEOPLE[1]))
+    for content in (older, None):
+        if content is None:
+            (ask.home.cohort / WITHDRAWN).unlink()
+        else:
+            (ask.home.cohort / WITHDRAWN).write_bytes(content)
+        assert answered(ask) == Answer(refusal="internal")
+    with open_site(ask.home.path) as site:
+        assert site.ledger.account.answers == 0
+        assert site.audit.entries[-1].body["reason"] == "withdrawals-lost"
+
+
 def test_another_key_is_refused(ask: Asking) -> None:
     withdraw_patients(ask.home.path, names(PEOPLE[0]))
     (ask.home.path / "keys" / "pseudonym.key").write_text("ab" * 32)

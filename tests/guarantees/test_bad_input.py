@@ -329,7 +329,9 @@ def test_more_epsilon_than_the_ceiling_holds_is_never_approved(hospital: Hospita
     hospital.make_site("second", epsilon=2)
     hospital.ingest()
     said = hospital.terminal.fail(*hospital.approve())
-    assert said.error.startswith("protocol: privacy.epsilon: 4.0 does not fit below this site's ceiling 2; 0 is reserved already")
+    assert said.error.startswith(
+        "protocol: does not fit below this site's ceiling, which is for its lifetime: epsilon 2 of training patients: "
+    )
     assert approvals(hospital) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
+from fedrad_client.recovery import LOST, recover
 from fedrad_client.site import Home, open_site
 from fedrad_client.witness import check_file, check_head
 from fedrad_common.errors import ChainError, MisuseError
@@ -139,7 +140,7 @@ def receipt(given: Answer, key: SigningKey, **changed: object) -> Signed:
 def compare(home: Home, path: Path, record: Signed) -> str:
     path.write_text(record.model_dump_json())
     with open_site(home.path) as site:
-        return check_file(site.ledger, site.audit.entries, path, site=site.name, key=site.key.public, coordinator=site.coordinator)
+        return check_file(site, path, lost=home.path / LOST)
 
 
 def test_receipts_envelopes_manifests_and_heads_on_paper_are_witnesses(north: Home, coordinator, protocol_bytes, tmp_path) -> None:
@@ -156,9 +157,23 @@ def test_receipts_envelopes_manifests_and_heads_on_paper_are_witnesses(north: Ho
         with pytest.raises(ChainError, match="not know"):
             compare(older, tmp_path / "witness.json", record)
     with open_site(north.path) as site:
-        check_head(site.ledger, envelope.ledger.upper() + "\n")
+        assert "is in the ledger" in check_head(site.ledger, envelope.ledger.upper() + "\n", lost=north.path / LOST)
     with open_site(older.path) as site, pytest.raises(ChainError, match="never had the head"):
-        check_head(site.ledger, envelope.ledger)
+        check_head(site.ledger, envelope.ledger, lost=older.path / LOST)
+
+
+def test_witnesses_of_a_ledger_that_a_person_replaced_raise_no_alarm(north: Home, coordinator, protocol_bytes, tmp_path) -> None:
+    given = ask(north, coordinator, protocol_bytes)
+    head = given.envelope.peek(Envelope, what="envelope").ledger
+    (north.path / "ledger.chain.mark").unlink()
+    recover(north, new_ceiling=8.0)
+
+    for record in (given.envelope, receipt(given, coordinator)):
+        assert "set aside" in compare(north, tmp_path / "witness.json", record)
+    with open_site(north.path) as site:
+        assert "set aside" in check_head(site.ledger, head, lost=north.path / LOST)
+        with pytest.raises(ChainError, match="never had the head"):
+            check_head(site.ledger, "ab" * 32, lost=north.path / LOST)
 
 
 def test_a_witness_for_another_site_or_of_another_kind_is_misuse(north: Home, coordinator, protocol_bytes, tmp_path) -> None:

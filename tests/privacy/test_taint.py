@@ -5,7 +5,9 @@ import pytest
 
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
+from fedrad_client.privacy.ledger import covers
 from fedrad_client.privacy.overview import facts, lines
+from fedrad_client.recovery import recover
 from fedrad_client.site import Home, open_site
 from fedrad_common.errors import ConfigError, MisuseError
 from fedrad_common.packing import vector_hash
@@ -123,3 +125,44 @@ def test_a_private_run_after_one_without_privacy_still_prints_no_bound_for_ever(
         shown = facts(site.ledger.opening, site.ledger.chain.entries)
     assert not shown["bound"]
     assert shown["reserved"] > 0
+
+
+def test_losing_the_ledger_neither_heals_the_taint_nor_brings_a_bound_back(open_minded: Home, coordinator, protocol_bytes) -> None:
+    first = plain(protocol_bytes)
+    accept(open_minded, first)
+    ask(open_minded, coordinator, first)
+    (open_minded.path / "ledger.chain.mark").unlink()
+    recover(open_minded, new_ceiling=10.0)
+
+    with open_site(open_minded.path) as site:
+        shown = facts(site.ledger.opening, site.ledger.chain.entries)
+        assert (shown["bound"], shown["in_advance"]) == (False, None)
+        assert [row["run"] for row in shown["marked"]] == ["a lost ledger"]
+        assert any("NO BOUND" in line for line in lines(site.ledger.opening, site.ledger.chain.entries))
+    with pytest.raises(MisuseError, match=r"model\.initial"):
+        accept(open_minded, started_from(protocol_bytes, first, unit="patient"))
+
+
+def test_where_nobody_knows_what_was_trained_no_run_goes_on_from_anothers_weights(open_minded: Home, protocol_bytes) -> None:
+    for name in ("ledger.chain.mark", "audit.chain.mark"):
+        (open_minded.path / name).unlink()
+    recover(open_minded, new_ceiling=10.0)
+
+    with pytest.raises(MisuseError, match=r"model\.initial"):
+        accept(open_minded, started_from(protocol_bytes, parse_protocol(protocol_bytes), unit="patient"))
+    accept(open_minded, parse_protocol(protocol_bytes))  # from random weights it may train
+    with open_site(open_minded.path) as site:
+        assert not facts(site.ledger.opening, site.ledger.chain.entries)["bound"]
+
+
+def test_a_protocol_approved_again_with_another_size_does_not_go_on_with_a_run(make_site, coordinator, protocol_bytes) -> None:
+    """Another size is another plan: with it, exact histograms might leave that the run's entry does not mark."""
+    home, protocol = make_site(), parse_protocol(protocol_bytes)
+    accept(home, protocol)
+    ask(home, coordinator, protocol)
+    with open_site(home.path) as site:
+        _, plan = site.approved(protocol.hash)
+        begun = site.ledger.run("run-00000001")
+        assert covers(begun, protocol, plan)
+        for changed in ({"declared_size": 59}, {"evaluation": "exact"}):
+            assert not covers(begun, protocol, plan.model_copy(update=changed))

@@ -255,7 +255,7 @@ def test_a_simulation_whose_time_is_simulated_does_not_wait(ask: Asking, passing
 
 
 @pytest.mark.parametrize(
-    ("slot", "line"), [(SLOT, "replies leave every 10 s after the order came"), (0.0, "how long this site worked is not hidden")]
+    ("slot", "line"), [(SLOT, "replies leave at multiples of 10 s after the order came"), (0.0, "how long this site worked is not hidden")]
 )
 def test_a_person_is_told_before_the_approval_whether_timing_is_covered(ask: Asking, slot: float, line: str) -> None:
     opening, account, _ = read_ledger(ask.home.path / LEDGER)

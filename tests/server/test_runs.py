@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.coordinator import N_PARAMETERS, World, numbers, protocol, unsynced
+from fakes.coordinator import N_PARAMETERS, World, honest, numbers, protocol, unsynced
 
 from fedrad_common.errors import BusyError, ChainError, ConfigError, FedradError, FormatError, MisuseError
 from fedrad_common.identity import SigningKey
@@ -204,3 +205,17 @@ def test_the_result_is_the_released_model_and_says_what_it_is(world: World) -> N
 def test_no_temporary_file_is_left(world: World) -> None:
     world.finish(protocol(rounds=2))
     assert not list(world.directory.parent.rglob(".*"))
+
+
+def test_a_new_run_knows_each_sites_last_answer_even_of_one_that_was_silent_at_the_end(world: World) -> None:
+    """Its site compares it with its own ledger: an older answer would prove less, and none proves nothing."""
+    silent_later = lambda site, order, model: honest(site, order, model) if order.round == 1 else []  # noqa: E731
+    world.finish(protocol(rounds=4), bergen=silent_later)
+    last = {name: site.sequence for name, site in world.sites.items()}
+    following = replace(world, directory=world.directory.parent / "following")
+    following.sites = world.sites
+
+    with following.create(protocol(rounds=4)) as run:
+        held = {name: signed.peek(Envelope, what="envelope").sequence for name, signed in run.witnesses.items()}
+    assert held == last
+    assert held["bergen"] < held["ankara"]

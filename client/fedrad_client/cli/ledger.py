@@ -8,6 +8,7 @@ import typer
 from fedrad_client.cli.options import HERE, HomeOption, JsonOption
 from fedrad_common.cli import emit
 
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the page that is there.")]
 app = typer.Typer(help="The privacy account: show, verify, recover.", invoke_without_command=True)
 
 
@@ -16,6 +17,7 @@ def show(
     context: typer.Context,
     home: HomeOption = HERE,
     html: Annotated[Path | None, typer.Option(help="Write a page with a drawing to this file.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the privacy account: ceiling, what is reserved, what is left, run by run.
@@ -32,6 +34,8 @@ def show(
     from fedrad_common.chain import read
     from fedrad_common.files import write_atomic
 
+    if html is not None:
+        _check_new(html, force=force)
     config = Home(home).config
     entries = read(home / LEDGER, KIND)
     opening = in_force(opening_of(entries[0]), config.privacy)
@@ -54,7 +58,8 @@ def verify(
 
     Example: fedrad-site ledger verify --witness receipt.json --home north
     """
-    from fedrad_client.site import Home, open_site
+    from fedrad_client.recovery import LOST
+    from fedrad_client.site import open_site
     from fedrad_client.witness import check_file, check_head
 
     place = _place(context, home)
@@ -62,12 +67,9 @@ def verify(
     with open_site(place) as site:
         entries = site.ledger.chain.entries
         if head is not None:
-            check_head(site.ledger, head)
-            said.append("the head that was given is in the ledger")
+            said.append(check_head(site.ledger, head, lost=place / LOST))
         for path in witness or ():
-            said.append(
-                check_file(site.ledger, site.audit.entries, path, site=site.name, key=site.key.public, coordinator=Home(place).coordinator)
-            )
+            said.append(check_file(site, path, lost=place / LOST))
         value = {
             "entries": len(entries),
             "head": entries[-1].hash,
@@ -101,6 +103,8 @@ def recover(
 
     if assume_spent == accept_clock:
         raise MisuseError("ledger recover: nothing chosen, or too much", hint="use either --assume-spent or --accept-clock")
+    if accept_clock and new_ceiling is not None:
+        raise MisuseError("--new-ceiling: goes with --assume-spent only", hint="accepting the clock changes no ceiling")
     site = Home(_place(context, home))
     if accept_clock:
         logs = recovery.accept_clock(site)
@@ -120,6 +124,7 @@ def recover(
 def privacy_statement(
     home: HomeOption = HERE,
     html: Annotated[Path | None, typer.Option(help="Write it as a page, to be read or printed, to this file.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print what this site promises its patients, with its own figures, for a data-protection officer to sign.
@@ -130,12 +135,23 @@ def privacy_statement(
     from fedrad_client.site import Home
     from fedrad_common.files import write_atomic
 
+    if html is not None:
+        _check_new(html, force=force)
     value = facts(Home(home))
     if html is not None:
         write_atomic(html, statement_page(value).encode())
         emit({"page": str(html)}, as_json=as_json, lines=(f"written: {html}",))
         return
     emit(value, as_json=as_json, lines=lines(value))
+
+
+def _check_new(path: Path, *, force: bool) -> None:
+    from fedrad_common.errors import MisuseError
+
+    if path.exists() and not force:
+        raise MisuseError(f"--html: {path.name}: exists already", hint="name another file, or add --force")
+    if not path.parent.is_dir():
+        raise MisuseError(f"--html: {path.name}: there is no such folder", hint="make the folder first, or name another file")
 
 
 def _place(context: typer.Context, home: Path) -> Path:

@@ -7,12 +7,13 @@ models are not unlearned (privacy.md, rule 13).
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrad_client.cohort.store import RECORDS
 from fedrad_common.canonical import canonical_json
+from fedrad_common.chain import Entry
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.files import make_folder, write_atomic
 
@@ -60,6 +61,21 @@ def withdraw(directory: Path, patients: Collection[str], *, key: str) -> Withdra
     return Withdrawal(
         given=len(given), known=len(given.intersection(_ever_ingested(directory))), already=len(given & before), listed=len(listed)
     )
+
+
+def check_tombstones(directory: Path, log: Iterable[Entry]) -> None:
+    """Refuse where the list is missing or shorter than the audit log says, as with a cohort folder restored from before a withdrawal.
+
+    Raises:
+        FormatError: patients who withdrew could not be told from the others.
+    """
+    listed = max((entry.body["listed"] for entry in log if entry.type == "withdraw"), default=0)
+    missing = listed - len(withdrawn(directory))
+    if missing > 0:
+        raise FormatError(
+            f"cohort: {WITHDRAWN} lacks {missing} of {listed} withdrawn patients",
+            hint="restore it from the backup, or withdraw them again; nothing was ingested or answered",
+        )
 
 
 def _read(directory: Path) -> tuple[str | None, frozenset[str]]:

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from fedrad_client import audit
-from fedrad_client.cohort.withdrawal import WITHDRAWN, Withdrawal, withdraw, withdrawn
+from fedrad_client.cohort.withdrawal import Withdrawal, check_tombstones, withdraw
 from fedrad_client.intake.deid import PseudonymKeys, identified
 from fedrad_client.intake.ingest import Intake, ingest
 from fedrad_client.intake.pixels import Geometry
 from fedrad_client.privacy.ledger import read_ledger
 from fedrad_client.site import AUDIT, LEDGER, Home
-from fedrad_common.chain import Chain, Entry, read
-from fedrad_common.errors import FormatError, MisuseError
+from fedrad_common.chain import Chain, read
+from fedrad_common.errors import MisuseError
 from fedrad_common.profiles import profile
 from fedrad_common.progress import progress_bar
 from fedrad_common.protocol import load_protocol
@@ -102,14 +102,3 @@ def withdraw_patients(home_path: Path, names: bytes) -> Withdrawal:
         done = withdraw(home.cohort, {who.pseudonym(keys) for who in people}, key=keys.id)
         audit.record(log, "withdraw", patients=done.given - done.already, listed=done.listed)
     return done
-
-
-def check_tombstones(cohort: Path, log: list[Entry]) -> None:
-    """Refuse to ingest where the list of withdrawn patients was lost, as with a cohort folder that somebody deleted to begin anew."""
-    listed = max((entry.body["listed"] for entry in log if entry.type == "withdraw"), default=0)
-    missing = listed - len(withdrawn(cohort))
-    if missing > 0:
-        raise FormatError(
-            f"cohort: {WITHDRAWN} lacks {missing} of {listed} withdrawn patients",
-            hint="restore it from the backup, or withdraw them again; nothing was ingested",
-        )

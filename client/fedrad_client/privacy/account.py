@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fedrad_common.accounting import GaussianEvent, epsilon_prv, filter_budget
 from fedrad_common.chain import Entry
 from fedrad_common.errors import ChainError
 
-if TYPE_CHECKING:
-    from fedrad_common.accounting import GaussianEvent
-
 Body = dict[str, Any]  # of an entry
+UNKNOWN = "unknown"  # instead of a protocol's hash: nobody knows any more what was trained without privacy here
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,14 @@ class Opening:
     validation_fraction: float
     earlier_epsilon: float = 0.0  # ceilings of ledgers that this hospital lost: assumed spent, on top of this one
     earlier_delta: float = 0.0
+    earlier_validation_epsilon: float = 0.0
+    earlier_unbounded: tuple[str, ...] = ()  # protocols without privacy, approved under lost ledgers: no bound, for ever
+
+    @property
+    def ceilings(self) -> dict[str, float]:
+        """Every number that a later ledger must count, should this one be lost: the audit log keeps them, too."""
+        names = ("epsilon", "delta", "validation_epsilon")
+        return {key: getattr(self, key) for name in names for key in (name, f"earlier_{name}")}
 
     @property
     def filter_delta(self) -> float:
@@ -95,8 +102,6 @@ class Account:
 
     def events(self, run: str | None = None) -> list[GaussianEvent]:
         """Every charged training event, of one run or of all; what they cost is the accountant's business."""
-        from fedrad_common.accounting import GaussianEvent
-
         drawn = {body["run"]: (body["noise_multiplier"], body["sampling_rate"]) for body in self.runs}
         charged = [(body["run"], body["steps"]) for body in (*self.runs, *self.repeated)]
         return [GaussianEvent(*drawn[name], steps) for name, steps in charged if steps and run in (None, name)]
@@ -108,7 +113,8 @@ def account_of(entries: list[Entry]) -> Account:
 
 def opening_of(entry: Entry) -> Opening:
     try:
-        return Opening(**{name: entry.body[name] for name in Opening.__dataclass_fields__})
+        values = {name: entry.body[name] for name in Opening.__dataclass_fields__}
+        return Opening(**{**values, "earlier_unbounded": tuple(values["earlier_unbounded"])})
     except KeyError as error:
         raise ChainError(f"ledger.chain: the opening lacks {error.args[0]}", hint="it was written by another version of fedrad") from None
 
@@ -117,7 +123,7 @@ def epsilon_at(divergence: float, *, order: float, delta: float) -> float:
     """The (epsilon, delta) that a Rényi divergence at `order` implies (Canonne, Kamath, Steinke 2020, proposition 12)."""
     if divergence == 0:
         return 0.0
-    return divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+    return divergence - filter_budget(0.0, delta, order)
 
 
 def epsilon_in_advance(opening: Opening, account: Account, run: str | None = None) -> float:
@@ -126,11 +132,9 @@ def epsilon_in_advance(opening: Opening, account: Account, run: str | None = Non
     Computed anew only where an approval has not stored it already: PRV takes seconds to load.
     """
     runs = [body for body in account.runs if run in (None, body["run"])]
-    if any(body["unbounded"] for body in runs):
+    if any(body["unbounded"] for body in runs) or (run is None and opening.earlier_unbounded):
         return math.inf
     repeated = any(body["steps"] for body in account.repeated if run in (None, body["run"]))
     if len(runs) == 1 and not repeated:
         return float(runs[0]["epsilon"])
-    from fedrad_common.accounting import epsilon_prv
-
     return epsilon_prv(account.events(run), opening.filter_delta)

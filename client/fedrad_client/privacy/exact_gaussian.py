@@ -29,7 +29,7 @@ _ULPS = 8  # units in the last place: what log, cos and sin may be off by; the t
 _MORE_BITS = 256
 _ORDINARY = (2.0**-16, 23.5)  # R²: outside lies one pair in 64,000, and is looked at apart
 _BOUNDED = (2.0**-40, 56.0)  # R²: where the derivation of `error_bound` holds; outside lies one pair in 8 × 10¹¹
-_OTHER_BLOCKS = 1 << 24  # AES blocks of a step that are not noise: who is drawn, and which images; for 33 million patients and images
+_OTHER_BLOCKS = 1 << 24  # AES blocks of a step that are not noise: who is drawn, which images, and their views: 4.8 million of them
 
 
 def fill(words: Words, scale: float, more: MoreBits, *, number: int, out: Whole) -> None:

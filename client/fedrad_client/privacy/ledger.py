@@ -81,6 +81,11 @@ class Ledger:
         begun = self.run(run)
         return None if begun is None else int(begun["generation"])
 
+    @property
+    def tainted(self) -> frozenset[str]:
+        """Hashes of the protocols that were trained without privacy here, under this ledger or a lost one."""
+        return self.account.tainted.union(self.opening.earlier_unbounded)
+
     def knows(self, head: str) -> bool:
         """Whether `head` was this ledger's head at some time."""
         return any(entry.hash == head for entry in self.chain.entries)
@@ -102,7 +107,9 @@ class Ledger:
         self._must_fit(**charge)
         body = {
             **charge,
+            "declared_size": plan.declared_size,
             "epsilon": plan.epsilon,
+            "evaluation": plan.evaluation,
             "evaluation_noise": plan.evaluation_noise,
             "evaluations": len(protocol.evaluation.rounds) if plan.evaluation != "none" else 0,
             "generation": generation,
@@ -160,23 +167,37 @@ class Ledger:
             self._answered.add((entry.body["run"], entry.body["round"], entry.body["kind"]))
 
     def _must_fit(self, *, cost: float, validation_cost: float, numeric_delta: float) -> None:
-        account, opening = self.account, self.opening
-        lines = (
-            ("training", "Rényi divergence", cost, account.training, opening.budget),
-            ("validation", "Rényi divergence", validation_cost, account.validation, opening.validation_budget),
-            ("numeric delta", "delta", numeric_delta, account.numeric_delta, opening.numeric_delta),
-        )
-        for line, what, more, spent, budget in lines:
-            if more > 0 and spent + more > budget:
-                raise BudgetError(
-                    f"ledger: {line}: {more:.4g} more {what} on top of {spent:.4g} would cross the budget of {budget:.4g}",
-                    hint=f"the ceiling epsilon {opening.epsilon:g} holds for the site's lifetime; ask for a protocol with less epsilon",
-                )
+        if self.account.contradicted:
+            raise BudgetError("ledger: a witness holds an answer that is not here", hint="fedrad-site ledger verify says what to do")
+        crossed = what_crosses(self.opening, self.account, cost=cost, validation_cost=validation_cost, numeric_delta=numeric_delta)
+        if crossed:
+            raise BudgetError(f"ledger: {crossed}", hint="a ceiling holds for the site's lifetime; ask for a protocol with less epsilon")
+
+
+def what_crosses(opening: Opening, account: Account, *, cost: float, validation_cost: float, numeric_delta: float) -> str | None:
+    """Which ceiling a charge would cross, in words; None where it fits. What costs nothing always fits."""
+    lines = (
+        (f"epsilon {opening.epsilon:g} of training patients", "Rényi divergence", cost, account.training, opening.budget),
+        (
+            f"epsilon {opening.validation_epsilon:g} of validation patients",
+            "Rényi divergence",
+            validation_cost,
+            account.validation,
+            opening.validation_budget,
+        ),
+        ("the delta set aside for arithmetic", "delta", numeric_delta, account.numeric_delta, opening.numeric_delta),
+    )
+    for ceiling, what, more, spent, budget in lines:
+        if more > 0 and spent + more > budget:
+            return f"{ceiling}: {more:.4g} more {what} on top of {spent:.4g} would cross the budget of {budget:.4g}"
+    return None
 
 
 def covers(begun: dict[str, Any], protocol: TrainingProtocol, plan: Plan) -> bool:
     """Whether a `run` entry paid for this protocol with these parameters: an id alone is the coordinator's to choose."""
     wanted = {
+        "declared_size": plan.declared_size,
+        "evaluation": plan.evaluation,
         "evaluation_noise": plan.evaluation_noise,
         "noise_multiplier": plan.noise_multiplier,
         "protocol": protocol.hash,

@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedrad_client.privacy.account import Opening
-from fedrad_client.privacy.overview import facts, history
+from fedrad_client.privacy.overview import NOT_COVERED, facts, history, percent
 from fedrad_common.chain import Entry
 from fedrad_common.page import document
 from fedrad_common.page.drawing import ACCENT, QUIET, Spec, base_layout
 from fedrad_common.page.markup import Content, Markup, element, figure, join, note, section, table
-
-NOT_COVERED = (
-    "Not covered: the decisions of people (enrol, approve, pause, withdraw); when and whether a site answers, beyond the listed codes and "
-    "time slots; what is not about one patient (a hospital's prevalence); attacks on the site's own machine."
-)
 
 
 def ledger_page(opening: Opening, entries: Sequence[Entry]) -> str:
@@ -51,7 +46,7 @@ def _tiles(value: dict[str, Any]) -> Markup:
     ceiling = value["ceiling"]
     tiles = (
         ("ceiling, whatever happens", f"ε {ceiling['epsilon']:g}", f"at δ {ceiling['delta']:.3g}, per patient, for the site's lifetime"),
-        ("reserved", f"{value['share']:.0%}", f"of the filter; ε {value['reserved']:.3f}"),
+        ("reserved", percent(value["share"]), f"of the filter; ε {value['reserved']:.3f}"),
         ("had it been fixed in advance", f"ε {shown(value['in_advance'])}", "PRV, upper bound, all runs together"),
         ("validation patients", f"ε {value['validation']['reserved']:.3f}", f"of {value['validation']['ceiling']:g}, never trained on"),
     )
@@ -72,7 +67,10 @@ def _alarms(value: dict[str, Any]) -> list[Markup]:
     if value["contradicted"]:
         said.append("Stopped: somebody holds an answer that this ledger does not know. It is an older copy, or the site was cloned.")
     if value["ceiling"]["earlier_epsilon"]:
-        said.append(f"An earlier ledger was lost: its ε of {value['ceiling']['earlier_epsilon']:g} is assumed spent, on top of this one.")
+        said.append(
+            f"An earlier ledger was lost: its ε of {value['ceiling']['earlier_epsilon']:g} is assumed spent, on top of this one, "
+            f"and ε {value['ceiling']['earlier_validation_epsilon']:g} of its validation patients."
+        )
     if value["assumed_spent"]:
         said.append("This ledger replaced a lost one and allows nothing more.")
     return [element("p", text, class_="banner", role="alert") for text in said]

@@ -1,15 +1,20 @@
 """The ledger in words and figures: ceiling, reserved, left, run by run; "no bound" where one is due."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from fedrad_client.privacy.account import Account, Opening, account_of, epsilon_at, epsilon_in_advance, opening_of
+from fedrad_client.privacy.account import UNKNOWN, Account, Opening, account_of, epsilon_at, epsilon_in_advance, opening_of
 from fedrad_common.accounting import rounded_up
 from fedrad_common.chain import Entry
 
 _BAR, _SPARKS = 30, 40  # characters
 _LEVELS = "▁▂▃▄▅▆▇█"
+NOT_COVERED = (
+    "Not covered: the decisions of people (enrol, approve, pause, withdraw); when and whether a site answers, beyond the listed codes and "
+    "time slots; what is not about one patient (a hospital's prevalence); attacks on the site's own machine."
+)
 Moment = tuple[str, float]  # time of an entry, share of the filter that is reserved after it
 
 
@@ -27,6 +32,7 @@ def facts(opening: Opening, entries: Sequence[Entry]) -> dict[str, Any]:
             "opened_with": opening_of(entries[0]).epsilon,
             "earlier_epsilon": opening.earlier_epsilon,
             "earlier_delta": opening.earlier_delta,
+            "earlier_validation_epsilon": opening.earlier_validation_epsilon,
         },
         "reserved": rounded_up(epsilon_at(account.training, order=opening.order, delta=opening.filter_delta)),
         "share": share(opening, account.training),
@@ -38,12 +44,12 @@ def facts(opening: Opening, entries: Sequence[Entry]) -> dict[str, Any]:
             "reserved": rounded_up(epsilon_at(account.validation, order=opening.order, delta=opening.filter_delta)),
             "marked_runs": account.marked_validation_runs,
         },
-        "bound": account.unbounded_runs == 0,
+        "bound": account.unbounded_runs == 0 and not opening.earlier_unbounded,
         "assumed_spent": bool(account.assumed),
         "contradicted": account.contradicted,
         "answers": account.answers,
         "repeated": len(account.repeated),
-        "marked": marked(account),
+        "marked": marked(opening, account),
         "runs": [_run(opening, account, run) for run in account.runs],
         "head": entries[-1].hash,
     }
@@ -55,9 +61,13 @@ def _run(opening: Opening, account: Account, run: dict[str, Any]) -> dict[str, A
     return {**{key: run[key] for key in kept}, "epsilon": _finite(epsilon_in_advance(opening, account, run["run"])), "steps_again": again}
 
 
-def marked(account: Account) -> list[dict[str, str]]:
+def marked(opening: Opening, account: Account) -> list[dict[str, str]]:
     """Every release without a bound, by run: which patients it concerns, and why."""
     rows = []
+    for protocol in opening.earlier_unbounded:
+        known = f"protocol {protocol[:10]} without privacy was approved"
+        why = "its audit log was lost, too: nobody knows what left" if protocol == UNKNOWN else known
+        rows.append({"run": "a lost ledger", "concerns": "training", "why": why})
     for run in account.runs:
         if run["unbounded"]:
             rows.append({"run": run["run"], "concerns": "training", "why": "trained without privacy"})
@@ -86,16 +96,18 @@ def history(opening: Opening, entries: Sequence[Entry]) -> list[Moment]:
 def lines(opening: Opening, entries: Sequence[Entry]) -> list[str]:
     value = facts(opening, entries)
     filled = math.ceil(value["share"] * _BAR)
-    bound = "" if value["bound"] else f"   NO BOUND: {sum(run['unbounded'] for run in value['runs'])} run(s) without privacy"
+    concerned = sum(row["concerns"] == "training" for row in value["marked"])
+    bound = "" if value["bound"] else f"   NO BOUND: {concerned} release(s) without privacy, see `marked`"
     advance = "no bound" if value["in_advance"] is None else f"{value['in_advance']:.3f}"
+    bar = "█" * filled + "░" * (_BAR - filled)
     rows = [
         f"privacy ledger of {opening.site}, per patient, over the site's lifetime",
         f"  ceiling     epsilon {opening.epsilon:g} at delta {opening.delta:.3g}: holds whatever happens",
         f"              (Rényi filter, order {opening.order:g})",
         f"  arithmetic  delta {value['numeric_delta']:.2g} charged of {opening.numeric_delta:.2g} set aside",
-        f"  reserved    {'█' * filled}{'░' * (_BAR - filled)} {value['share']:.0%} of the filter; epsilon {value['reserved']:.3f}{bound}",
+        f"  reserved    {bar} {percent(value['share'])} of the filter; epsilon {value['reserved']:.3f}{bound}",
         f"  in advance  epsilon {advance} if all of this had been fixed in advance (PRV, upper)",
-        f"  left        {value['left']:.0%} of the filter",
+        f"  left        {100 - math.ceil(100 * value['share'])}% of the filter",
     ]
     if len(moments := history(opening, entries)) > 1:
         rows.append(f"  history     {_sparks(moments)} {moments[0][0][:10]} … {moments[-1][0][:10]}")
@@ -104,7 +116,13 @@ def lines(opening: Opening, entries: Sequence[Entry]) -> list[str]:
         rows += _runs(value["runs"])
     rows += [f"  marked      {row['run']}: {row['concerns']} patients, {row['why']}: no bound" for row in value["marked"]]
     rows.append(f"  answers     {value['answers']}, of which {value['repeated']} charged beyond their run")
-    return [*rows, f"  head        {value['head']}  (write it down: a witness)"]
+    rows.append(f"  head        {value['head']}  (write it down: a witness)")
+    return rows + textwrap.wrap(NOT_COVERED, width=118, initial_indent="  ", subsequent_indent="  ")
+
+
+def percent(share: float) -> str:
+    """Of what is spent: rounded up."""
+    return f"{math.ceil(100 * share)}%"
 
 
 def _warnings(opening: Opening, value: dict[str, Any]) -> list[str]:
@@ -114,6 +132,7 @@ def _warnings(opening: Opening, value: dict[str, Any]) -> list[str]:
         rows.append("              nothing leaves any more; put the newest copy back, or fedrad-site ledger recover --assume-spent")
     if opening.earlier_epsilon:
         rows.append(f"  earlier     epsilon {opening.earlier_epsilon:g} of a lost ledger is assumed spent, on top of this one")
+        rows.append(f"              and {opening.earlier_validation_epsilon:g} of the validation patients' line")
     if value["assumed_spent"]:
         rows.append("  spent       this ledger replaced a lost one and allows nothing more")
     return rows

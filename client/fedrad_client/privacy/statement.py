@@ -15,6 +15,7 @@ from fedrad_client.privacy.account import opening_of
 from fedrad_client.privacy.ledger import KIND, in_force
 from fedrad_client.privacy.ledger_page import drawing, shown
 from fedrad_client.privacy.overview import facts as ledger_facts
+from fedrad_client.privacy.overview import percent
 from fedrad_common.chain import read, utc_now
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ def _protocol(home: Home, name: str) -> dict[str, Any]:
 def figures(value: dict[str, Any]) -> list[tuple[str, str]]:
     """The site's own numbers, as label and text."""
     ledger, ceiling, total = value["ledger"], value["ledger"]["ceiling"], value["total"]
+    bound = "" if ledger["bound"] else ", NO BOUND"
     rows = [
         ("ceiling", f"ε {ceiling['epsilon']:g} at δ {ceiling['delta']:.3g}, per patient, over the site's lifetime"),
-        ("reserved so far", f"{ledger['share']:.0%} of the filter, ε {ledger['reserved']:.3f}" + ("" if ledger["bound"] else ", NO BOUND")),
+        ("reserved so far", f"{percent(ledger['share'])} of the filter, ε {ledger['reserved']:.3f}{bound}"),
         ("had it been fixed in advance", f"ε {shown(ledger['in_advance'])} (PRV, upper)"),
         ("validation patients", f"ε {ledger['validation']['reserved']:.3f} of {ledger['validation']['ceiling']:g}, never trained on"),
         ("share of patients who validate", f"{value['validation_fraction']:.0%}"),
@@ -78,6 +80,7 @@ def figures(value: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if ceiling["earlier_epsilon"]:
         rows.append(("lost ledgers", f"ε {ceiling['earlier_epsilon']:g} is assumed spent; with it the total is ε {total['epsilon']:g}"))
+        rows.append(("validation patients of lost ledgers", f"ε {ceiling['earlier_validation_epsilon']:g} is assumed spent"))
     for row in ledger["marked"]:
         rows.append(("release without a bound", f"{row['run']}: {row['concerns']} patients, {row['why']}"))
     rows += [(f"protocol {protocol['name']}", _in_words(protocol)) for protocol in value["protocols"]]
@@ -86,9 +89,9 @@ def figures(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _in_words(protocol: dict[str, Any]) -> str:
     slot = protocol["slot_seconds"]
-    leaves = f"every {slot:g} s" if slot else "when they are ready: timing is not covered"
+    leaves = f"at multiples of {slot:g} s; longer work shows in how many" if slot else "when they are ready: timing is not covered"
     images = f"at most {protocol['max_images']} images of a patient a step"
-    epsilon = f"ε {shown(protocol['epsilon'])} per {protocol['unit']}"
+    epsilon = "no privacy, no bound" if protocol["epsilon"] is None else f"ε {shown(protocol['epsilon'])} per {protocol['unit']}"
     return f"{epsilon}, declared size {protocol['declared_size']}, {images}; replies leave {leaves}"
 
 
