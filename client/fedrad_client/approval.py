@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrad_client import audit
+from fedrad_client.config import Resources
 from fedrad_client.policy import refusals
 from fedrad_client.privacy.account import Account, Opening, epsilon_at
 from fedrad_client.privacy.ledger import evaluation_cost, training_charge, what_crosses
@@ -16,7 +17,7 @@ from fedrad_common.accounting import rounded_up
 from fedrad_common.canonical import canonical_json
 from fedrad_common.config import read_toml
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import new_folder, write_atomic
+from fedrad_common.files import fsync_directory, new_folder, write_atomic
 from fedrad_common.protocol import TrainingProtocol, parse_protocol
 
 if TYPE_CHECKING:
@@ -54,10 +55,6 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
     config = home.config
     protocol = parse_protocol(content)
     n_parameters = initial_vector(protocol).size
-    if protocol.task.kind != "echo":  # which learns nothing, and needs no torch
-        from fedrad_client.privacy.trainable import check_network
-
-        check_network(protocol)
     check_delta(opening.delta, declared_size)
     cohort = open_cohort(home.cohort, newest_fitting(home.cohort, protocol))
     warnings = gates(cohort, protocol, declared_size)
@@ -70,6 +67,8 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
         least_noise=config.policy.min_noise_multiplier,
         validation_fraction=opening.validation_fraction,
     )
+    if protocol.task.kind != "echo":  # which learns nothing, and needs no torch
+        check_trainable(protocol, plan, config.resources)
     charge = training_charge(opening, plan, protocol.privacy.steps)
     after = account.training + charge["cost"]
     tainted = account.tainted.union(opening.earlier_unbounded)
@@ -91,6 +90,20 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
         obstacles=tuple(obstacles),
         warnings=warnings,
     )
+
+
+def check_trainable(protocol: TrainingProtocol, plan: Plan, resources: Resources) -> None:
+    """Raises ConfigError: what one patient does to an update of this network could not be told from the others' part in it."""
+    from fedrad_client.privacy.batches import images_at_a_time
+    from fedrad_client.privacy.trainable import check_network, check_places
+    from fedrad_client.privacy.training import views_of
+    from fedrad_client.tensors import choose_device
+
+    check_network(protocol)
+    views, device = views_of(protocol), choose_device(resources.device).type
+    images = images_at_a_time(resources.micro_batch, expected_batch=plan.expected_batch, views=views, device=device)
+    if plan.noise_multiplier > 0:
+        check_places(protocol, images=images, views=views, device=device)
 
 
 def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
@@ -132,7 +145,12 @@ def withdraw_approval(site: Site, prefix: str) -> str:
     if len(found) != 1 or not prefix:
         raise MisuseError(f"protocol {prefix!r}: names {len(found)} approved protocols", hint="`fedrad-site status` lists their hashes")
     audit.record(site.audit, "withdraw-approval", protocol=found[0])
-    shutil.rmtree(site.home.path / "approved" / found[0])
+    folder = site.home.path / "approved" / found[0]
+    gone = folder.with_name(f".{folder.name}")  # in one step: half a folder would be no approval and no refusal
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    fsync_directory(folder.parent)
+    shutil.rmtree(gone)
     site.forget_approval(found[0])
     return found[0]
 

@@ -63,7 +63,7 @@ def lines(seen: Preview) -> list[str]:
         f"  when          {_when(protocol.rounds.slot_seconds)}",
         "  nothing else  no image, no count, no date, no loss, no gradient norm",
         "what it would cost",
-        f"  this run      {run} at delta {plan.delta:.3g}",
+        f"  a run of it   {run} at delta {plan.delta:.3g}; an approval holds for each run that is begun, until it is taken back",
         f"  by            sampling rate {plan.sampling_rate:.4g}, noise multiplier {plan.noise_multiplier:g}",
         f"  lifetime      {seen.epsilon_before:.3f} before, {after} after; ceiling {seen.ceiling:g} (Rényi filter, holds whatever happens)",
     ]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fedrad_client import audit
 from fedrad_client.config import Budget
-from fedrad_client.privacy.account import UNKNOWN, Opening, opening_of
+from fedrad_client.privacy.account import UNKNOWN, Opening, account_of, opening_of
 from fedrad_client.privacy.ledger import KIND, Ledger
 from fedrad_client.site import AUDIT, LEDGER, Home, opening
-from fedrad_common.chain import Chain
+from fedrad_common.chain import Chain, read
 from fedrad_common.chain_format import entry_at
 from fedrad_common.errors import ChainError, FedradError, MisuseError
 from fedrad_common.files import exclusive_lock, fsync_directory, new_folder
@@ -80,15 +80,21 @@ def recover(home: Home, *, new_ceiling: float | None) -> Recovered:
 def accept_clock(home: Home) -> tuple[str, ...]:
     """Go on from the clock as it is now, though entries are later: a person says that theirs was wrong. Returns the logs it was said in.
 
+    A log that is damaged is passed over: it wants another word.
+
     Raises:
-        BusyError, ChainError: as opening the logs does.
+        BusyError: a program of this site is running. ChainError: both logs are damaged.
     """
-    said = []
-    with Chain.open(home.path / LEDGER, KIND) as ledger, Chain.open(home.path / AUDIT, audit.KIND) as log:
-        for chain in (ledger, log):
-            before = chain.entries[-1].at
-            chain.append("clock", {"before": before})
-            said.append(chain.path.name)
+    said, broken = [], []
+    for name, kind in ((LEDGER, KIND), (AUDIT, audit.KIND)):
+        try:
+            with Chain.open(home.path / name, kind) as chain:
+                chain.append("clock", {"before": chain.entries[-1].at})
+                said.append(name)
+        except ChainError as error:
+            broken.append(error)
+    if not said:
+        raise broken[0]
     return tuple(said)
 
 
@@ -112,6 +118,8 @@ def _lost(home: Home, budget: Budget, log: Chain) -> dict[str, float]:
     The settings count only where nothing else is left: a ceiling may have been tightened since it was spent.
     """
     paths = [home.path / LEDGER, *sorted((home.path / LOST).glob(f"*/{LEDGER}"))]
+    # A clone has spent from the same ceiling once more, and nobody here can see how much of it.
+    twice = 2.0 if _is_contradicted(home.path / LEDGER) else 1.0
     known = [opened.ceilings for path in paths if (opened := _readable_opening(path)) is not None]
     known += [entry.body for entry in log.entries if "earlier_epsilon" in entry.body]
     names = ("epsilon", "delta", "validation_epsilon")
@@ -121,7 +129,14 @@ def _lost(home: Home, budget: Budget, log: Chain) -> dict[str, float]:
     gone = _readable_opening(home.path / LEDGER) is None and not any("earlier_epsilon" in entry.body for entry in log.entries)
     # Nothing tells of the ledger that is lost now, though of older ones: its ceiling is not among those known.
     extra = settings if gone else dict.fromkeys(names, 0.0)
-    return {name: max(body[name] + body[f"earlier_{name}"] for body in known) + extra[name] for name in names}
+    return {name: max(twice * body[name] + body[f"earlier_{name}"] for body in known) + extra[name] for name in names}
+
+
+def _is_contradicted(path: Path) -> bool:
+    try:
+        return account_of(read(path, KIND)).contradicted
+    except ChainError:
+        return False
 
 
 def _readable_opening(path: Path) -> Opening | None:
@@ -142,9 +157,12 @@ def _unbounded(home: Home, log: Chain) -> tuple[str, ...]:
 
 
 def _fraction(home: Home, budget: Budget) -> float:
-    """Who validates never changes: the cohort's own record of it comes before the settings."""
+    """Who validates never changes: what the lost ledger says comes first, then the cohort's own record, then the settings."""
     from fedrad_client.cohort.draft import current_manifest
 
+    found = _readable_opening(home.path / LEDGER)
+    if found is not None:
+        return found.validation_fraction
     try:
         before = current_manifest(home.cohort)
     except FedradError:

@@ -49,7 +49,7 @@ def patient_scores(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
     """(n_patients, n_labels) scores, the mean over each patient's images, and classes, the most over them; NaN is unlabelled."""
     device = choose_device(resources.device)
-    size = min(_AT_A_TIME, resources.micro_batch) if device.type == "cpu" else resources.micro_batch
+    size = _AT_A_TIME if device.type == "cpu" else max(1, resources.micro_batch // _AT_A_TIME) * _AT_A_TIME
     network.eval().to(device)
     forward = network if features is None else cast("Forward", network.from_features)
     n_labels = dataset.labels.shape[1]

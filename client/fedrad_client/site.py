@@ -212,7 +212,8 @@ def check_releases_are_paid(ledger: Ledger, log: list[Entry]) -> None:
         ChainError: the ledger is an older copy, or another one.
     """
     known = {entry.hash for entry in ledger.chain.entries}
-    since = max((entry.number for entry in log if entry.type == "recover"), default=0)
+    mine = (entry.number for entry in log if entry.type == "recover" and entry.body["identity"] == ledger.opening.identity)
+    since = max(mine, default=0)  # a recovery that died before it moved anything is none
     missing = sum(entry.type == "release" and entry.body["ledger"] not in known for entry in log[since:])
     if missing:
         raise ChainError(

@@ -1,17 +1,21 @@
 """A lost ledger is replaced only by a person, under a new identity, and its whole ceiling counts as spent."""
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes.terminal import Terminal
 
+from fedrad_client import audit
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
-from fedrad_client.recovery import recover
-from fedrad_client.site import Home, open_site
-from fedrad_common.errors import BusyError, ChainError, MisuseError
+from fedrad_client.audit import KIND
+from fedrad_client.recovery import accept_clock, recover
+from fedrad_client.site import AUDIT, Home, open_site
+from fedrad_common.chain import Chain, utc_now
+from fedrad_common.errors import BusyError, ChainError, ClockError, MisuseError
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
 from fedrad_common.records import Answer, Order, sign
@@ -200,6 +204,48 @@ def test_a_recovery_that_was_interrupted_leaves_a_site_that_refuses_and_is_run_a
         ask(north, coordinator, protocol_bytes)
 
     assert recover(north, new_ceiling=8.0).earlier_epsilon >= 8.0
+    approved(north, protocol_bytes)
+    assert ask(north, coordinator, protocol_bytes).envelope is not None
+
+
+def test_a_recovery_that_died_at_once_does_not_silence_the_audit_log(
+    north: Home, coordinator, protocol_bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older ledger that is put back after it is noticed as before."""
+    older = north.path.parent / "older"
+    shutil.copytree(north.path, older)
+    assert ask(north, coordinator, protocol_bytes).envelope is not None
+
+    def dying(home: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedrad_client.recovery._set_aside", dying)
+        with pytest.raises(KeyboardInterrupt):
+            recover(north, new_ceiling=None)
+    for name in ("ledger.chain", "ledger.chain.mark"):
+        shutil.copy(older / name, north.path / name)
+
+    with pytest.raises(ChainError, match="lacks the payment of 1 answers"):
+        ask(north, coordinator, protocol_bytes, run="run-00000003")
+
+
+def test_a_ledger_that_a_witness_contradicted_was_spent_by_a_clone_too(north: Home) -> None:
+    with open_site(north.path) as site:
+        site.ledger.contradict(run="run-00000001", round=1, sequence=9, head="0" * 64)
+
+    assert recover(north, new_ceiling=None).earlier_epsilon == 16.0
+
+
+def test_a_lost_ledger_under_a_clock_that_went_back_has_a_way_out(north: Home, coordinator, protocol_bytes) -> None:
+    damage(north)
+    with Chain.open(north.path / AUDIT, KIND, clock=lambda: utc_now() + timedelta(days=30)) as log:
+        audit.record(log, "pause")
+    with pytest.raises(ClockError, match="the clock says"):
+        recover(north, new_ceiling=8.0)
+
+    assert accept_clock(north) == (AUDIT,)
+    recover(north, new_ceiling=8.0)
     approved(north, protocol_bytes)
     assert ask(north, coordinator, protocol_bytes).envelope is not None
 

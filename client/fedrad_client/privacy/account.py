@@ -33,12 +33,18 @@ class Opening:
     earlier_delta: float = 0.0
     earlier_validation_epsilon: float = 0.0
     earlier_unbounded: tuple[str, ...] = ()  # protocols without privacy, approved under lost ledgers: no bound, for ever
+    opened_with: float = 0.0  # epsilon, where the site's settings have tightened it since; 0 where they have not
 
     @property
     def ceilings(self) -> dict[str, float]:
         """Every number that a later ledger must count, should this one be lost: the audit log keeps them, too."""
         names = ("epsilon", "delta", "validation_epsilon")
         return {key: getattr(self, key) for name in names for key in (name, f"earlier_{name}")}
+
+    @property
+    def highest_epsilon(self) -> float:
+        """A tightened ceiling may be set back to this: what was charged must hold for it, too."""
+        return max(self.epsilon, self.opened_with)
 
     @property
     def filter_delta(self) -> float:

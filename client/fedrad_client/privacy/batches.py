@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedrad_client.privacy.noise import NoiseSource
 
 _CACHED_IMAGES = 64  # at a time on a CPU: more leave its cache and cost time
-_LEAST_IMAGES = 8  # at a time: of fewer than 4, kernels were seen whose last bits depend on an image's place in the batch
+_LEAST_VIEWS = 16  # and a multiple of it: of other numbers, kernels were seen whose last bits depend on an image's place in the batch
 # How allocators of memory say no where they have no exception of their own: torch's on a CPU, cuBLAS and cuDNN.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
 
@@ -136,7 +136,13 @@ def images_at_a_time(micro_batch: int, *, expected_batch: float, views: int, dev
         wanted, most = 1 << round(math.log2(4 * math.sqrt(step))), min(micro_batch, _CACHED_IMAGES)
     else:
         wanted, most = 1 << math.ceil(math.log2(step)), micro_batch
-    return max(1, min(max(wanted, _LEAST_IMAGES), most) // views)
+    return in_whole_vectors(min(wanted, most) // views, views)
+
+
+def in_whole_vectors(images: int, views: int) -> int:
+    """At most so many images, but at least the least: a number whose views are a multiple of `_LEAST_VIEWS`."""
+    least = _LEAST_VIEWS // math.gcd(_LEAST_VIEWS, views)
+    return max(1, images // least) * least
 
 
 def in_parts(source: Source, draw: Draw, work: Work, *, at_most: int, filled: bool) -> int:
@@ -152,7 +158,7 @@ def in_parts(source: Source, draw: Draw, work: Work, *, at_most: int, filled: bo
         how many images fitted: for the steps to come.
 
     Raises:
-        the allocator's error, when not even one image fits.
+        the allocator's error, when not even the least number of images fits.
     """
     for part in split_by_patient(draw.owner, at_most=at_most):
         whole, owner, begin = source.batch(draw, part), draw.owner[part], 0
@@ -160,10 +166,11 @@ def in_parts(source: Source, draw: Draw, work: Work, *, at_most: int, filled: bo
             piece = next(split_by_patient(owner[begin:], at_most=at_most))
             cuts = [slice(begin + cut.start, begin + cut.stop) for cut in chunks(piece, at_most)]
             batches = (whole.cut(cut, filled_to=at_most if filled else 0) for cut in cuts)
-            if _fits(work, batches, last=at_most == 1):
+            smaller = in_whole_vectors(at_most // 2, source.views)
+            if _fits(work, batches, last=smaller == at_most):
                 begin = cuts[-1].stop
             else:
-                at_most //= 2
+                at_most = smaller
     return at_most
 
 

@@ -228,6 +228,7 @@ def in_force(opening: Opening, budget: Budget) -> Opening:
         return opening
     return replace(
         opening,
+        opened_with=opening.highest_epsilon,
         epsilon=budget.epsilon,
         budget=min(opening.budget, filter_budget(budget.epsilon, opening.filter_delta, opening.order)),
         validation_epsilon=budget.validation_epsilon,
@@ -250,7 +251,7 @@ def training_charge(opening: Opening, plan: Plan, steps: int) -> dict[str, float
     if sigma == 0 or steps == 0:
         return {"cost": 0.0, "numeric_delta": 0.0}
     # Above an epsilon of 700 the factor overflows; there, as long before it, the share of delta that is set aside does not suffice.
-    numeric = noise_delta(plan.n_parameters, steps, noise_multiplier=sigma, epsilon=min(opening.epsilon, 700.0))
+    numeric = noise_delta(plan.n_parameters, steps, noise_multiplier=sigma, epsilon=min(opening.highest_epsilon, 700.0))
     return {"cost": rdp(GaussianEvent(sigma, rate, steps), opening.order), "numeric_delta": numeric}
 
 

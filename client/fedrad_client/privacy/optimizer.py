@@ -62,7 +62,9 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
 
     def clip_and_accumulate(self) -> None:
         rows = [parameter.grad_sample.flatten(1) for parameter in self.params]
-        squares = torch.stack([_squared_norms(each) for each in rows]).sum(0)
+        squares = torch.zeros(len(rows[0]), dtype=torch.float64, device=rows[0].device)
+        for each in rows:
+            squares = _with_squares(squares, each)
         finite = torch.isfinite(squares)
         if not bool(finite.all()):  # by selection: 0 × NaN is NaN
             rows, squares = [each[finite] for each in rows], squares[finite]
@@ -99,10 +101,16 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
         return 1  # micro-batches are summed before the division
 
 
-def _squared_norms(rows: Tensor) -> Tensor:
-    """(n, d) float32 -> (n,) float64; infinite or NaN where a row is."""
+def _with_squares(squares: Tensor, rows: Tensor) -> Tensor:
+    """(n,) float64, (n, d) float32 -> (n,) float64: each row's squares added; infinite or NaN where a row is.
+
+    One part after the other: torch's sum over a first dimension adds in another order for the last few columns than for the others, so
+    that a patient's norm would differ with how many patients there are.
+    """
     # In float64 throughout: a float32 square of an element below 1e-22 is 0, and a hostile model with a tiny clip norm would hide there.
-    return torch.stack([part.double().square().sum(1) for part in torch.split(rows, _COLUMNS, dim=1)]).sum(0)
+    for part in torch.split(rows, _COLUMNS, dim=1):
+        squares = squares + part.double().square().sum(1)
+    return squares
 
 
 def _rounded_sum(factors: Tensor, rows: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy.gradients import recording
+from fedrad_client.privacy.gradients import full_precision, recording
+from fedrad_client.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.models import build
 from fedrad_common.tasks import task
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _IMAGES = 3  # the last of them without any label
 _ERROR = 1e-9  # relative, in float64: of a sum that is made in another order
+_SAME_BITS: set[tuple[str, int, int, str]] = set()  # what this process has looked at: protocol, images, views, device
 _SPREAD = 0.1  # of what is added to the first weights: a layer that starts at zero would hide what lies before it
 
 
@@ -50,6 +52,47 @@ def check_network(protocol: TrainingProtocol) -> None:
                 f"model {protocol.model.name}: one image's gradient cannot be told from another's ({type(error).__name__})",
                 hint="every layer with weights takes one tensor and gives one, whose first dimension is the image; nothing in place",
             ) from None
+
+
+def check_places(protocol: TrainingProtocol, *, images: int, views: int, device: str) -> None:
+    """In the very shape that is trained, an image's loss and gradient must have the same bits in every place of the batch.
+
+    One patient more moves the others by a place. Where last bits differ with it, weights chosen by an adversary turn one of them into a
+    whole clipped gradient: that patient would change the sum by many times the bound (privacy.md, rule 7).
+
+    Raises:
+        ConfigError: they differ, on this device.
+    """
+    question = (protocol.hash, images, views, device)
+    if question in _SAME_BITS:
+        return
+    kind, size = task(protocol.task.kind), (protocol.input.height, protocol.input.width)
+    place, generator = choose_device(device), torch.Generator().manual_seed(0)
+    pictures = torch.rand((images, 1, *size), generator=generator).repeat_interleave(views, dim=0)
+    targets = (torch.rand((images, len(protocol.task.labels)), generator=generator) < 0.5).float().repeat_interleave(views, dim=0)
+    network = build(protocol.model, n_outputs=kind.n_outputs(protocol.task.labels), height=size[0], width=size[1])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)
+    network.train().to(place)
+
+    def bits(moved: int) -> list[Tensor]:
+        rows = (pictures.roll(moved * views, 0).to(place), targets.roll(moved * views, 0).to(place))
+        with recording(network) as kept:
+            losses = kind.loss(network(rows[0]), rows[1])
+            gradients = kept.per_patient(losses, owner=torch.arange(images, device=place), views=views)
+        each = [losses.detach().reshape(images, views), *(gradients[parameter] for parameter in gradients)]
+        return [part.roll(-moved, 0) for part in each]
+
+    with full_precision(place):
+        here = bits(0)
+        for moved in {1, images // 2, images - 1}:
+            if not all(torch.equal(one, other) for one, other in zip(here, bits(moved), strict=True)):
+                raise ConfigError(
+                    f"model {protocol.model.name}: on this device the last bits of an image's gradient differ with its place in the batch",
+                    hint='then no clip holds: choose another network, or device = "cpu" in site.toml',
+                )
+    _SAME_BITS.add(question)
 
 
 def _in_float64(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:

@@ -53,7 +53,7 @@ def train(
     forward = model if features is None else cast("Callable[[Tensor], Tensor]", model.from_features)
     start = [parameter.detach().clone() for parameter in model.parameters()]
     sampling, images = noise.fork("sampling"), noise.fork("images")
-    source = Source(dataset, protocol.training.augmentation, _views(protocol), features)
+    source = Source(dataset, protocol.training.augmentation, views_of(protocol), features)
     plain = _optimizer(model, protocol, round)
     private = protocol.privacy.unit == "patient"
     optimizer = _private_optimizer(plain, protocol, plan, noise.fork("noise")) if private else plain
@@ -153,7 +153,7 @@ def _pull_back(model: nn.Module, start: list[Tensor], proximal: float) -> None:
                 parameter.grad.add_(parameter.detach() - origin, alpha=proximal)
 
 
-def _views(protocol: TrainingProtocol) -> int:
+def views_of(protocol: TrainingProtocol) -> int:
     return 1 if protocol.training.augmentation == "none" else protocol.training.multiplicity  # equal views would add nothing
 
 
