@@ -206,6 +206,7 @@ def a_split_by_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_loader_without_tombstones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(withdrawal, "withdrawn", lambda _: frozenset())
+    monkeypatch.setattr(withdrawal, "check_tombstones", lambda *_: None)
 
 
 def forgetting(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
