@@ -203,6 +203,27 @@ def test_the_statement_names_no_count_of_patients(make_site, write_cohort, termi
     assert said[0] == said[1]
 
 
+def test_a_patient_at_two_hospitals_bears_at_most_the_sum(
+    make_site, terminal: Terminal, coordinator, protocol_bytes, tmp_path: Path
+) -> None:
+    homes = [make_site(name) for name in ("north", "south")]
+    for home in homes:
+        with open_site(home.path) as site:
+            approve(site, protocol_bytes, declared_size=60)
+            ask(site, coordinator, protocol_bytes, run="run-00000001")
+    printed = tmp_path / "south.json"
+    printed.write_text(terminal.do("fedrad-site", "ledger", "--json", "--home", homes[1].path).out)
+    alone = shown(terminal, homes[0])
+    both = json.loads(terminal.do("fedrad-site", "ledger", "with", printed, "--json", "--home", homes[0].path).out)
+
+    assert (both["sites"], both["ceiling"], both["delta"]) == (["north", "south"], 16.0, 0.002)
+    assert alone["in_advance"] < both["planned"] < 2 * alone["in_advance"]
+    assert "epsilon 16 holds whatever happens" in terminal.do("fedrad-site", "ledger", "with", printed, "--home", homes[0].path).out
+    assert "same site" in terminal.fail("fedrad-site", "ledger", "with", printed, "--home", homes[1].path).error
+    printed.write_text("{}")
+    assert "is no printed ledger" in terminal.fail("fedrad-site", "ledger", "with", printed, "--home", homes[0].path, code=1).error
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-9, 1.0, 2.0004, 7.9999999, math.inf])
 def test_a_printed_epsilon_is_never_below_the_true_one(epsilon: float) -> None:
     assert epsilon <= rounded_up(epsilon) < epsilon + 0.0011 or math.isinf(epsilon)

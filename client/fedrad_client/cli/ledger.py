@@ -80,6 +80,40 @@ def verify(
     emit(value, as_json=as_json, lines=[*lines, *(f"witness {text}" for text in said)])
 
 
+@app.command("with")
+def with_other(
+    context: typer.Context,
+    other: Annotated[Path, typer.Argument(help="What `fedrad-site ledger --json` printed at the other hospital.")],
+    home: HomeOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """What somebody bears who is a patient here and at another hospital.
+
+    Example: fedrad-site ledger with south-ledger.json --home north
+    """
+    from fedrad_client.privacy.account import opening_of
+    from fedrad_client.privacy.ledger import KIND, in_force
+    from fedrad_client.privacy.overview import facts
+    from fedrad_client.privacy.together import read_facts, together
+    from fedrad_client.site import LEDGER, Home
+    from fedrad_common.chain import read
+    from fedrad_common.errors import MisuseError
+
+    if not other.is_file():
+        raise MisuseError(f"{other.name}: no such file", hint="ask the other site for `fedrad-site ledger --json`")
+    place = _place(context, home)
+    entries = read(place / LEDGER, KIND)
+    own = facts(in_force(opening_of(entries[0]), Home(place).config.privacy), entries)
+    value = together(own, read_facts(other.read_bytes(), name=other.name))
+    planned = "no bound is known" if value["planned"] is None else f"epsilon {value['planned']:.3f}"
+    lines = (
+        f"a patient of {value['sites'][0]} and {value['sites'][1]}, at delta {value['delta']:.3g}",
+        f"  ceiling     epsilon {value['ceiling']:g} holds whatever happens: the sum of both",
+        f"  in advance  {planned} if all that both reserved had been fixed in advance (PRV, upper)",
+    )
+    emit(value, as_json=as_json, lines=lines)
+
+
 @app.command()
 def recover(
     context: typer.Context,
