@@ -58,12 +58,15 @@ def recover(home: Home, *, new_ceiling: float | None) -> Recovered:
         unbounded = _unbounded(home, log) if whole else (*_unbounded(home, log), UNKNOWN)
         key = SigningKey.generate()
         budget = config.privacy.model_copy(update={"epsilon": new_ceiling or config.privacy.epsilon})
+        first = opening(config.site.name, budget, identity=key.public.id)
+        # Without a new ceiling the new ledger begins as spent: its own ceiling stands for that part of what was lost.
+        own = first.ceilings if new_ceiling is None else dict.fromkeys(lost, 0.0)
         first = replace(
-            opening(config.site.name, budget, identity=key.public.id),
+            first,
             validation_fraction=_fraction(home, config.privacy),
-            earlier_epsilon=lost["epsilon"],
-            earlier_delta=lost["delta"],
-            earlier_validation_epsilon=lost["validation_epsilon"],
+            earlier_epsilon=max(0.0, lost["epsilon"] - own["epsilon"]),
+            earlier_delta=max(0.0, lost["delta"] - own["delta"]),
+            earlier_validation_epsilon=max(0.0, lost["validation_epsilon"] - own["validation_epsilon"]),
             earlier_unbounded=unbounded,
         )
         with new_folder(home.path / _PREPARED) as folder:
@@ -74,7 +77,7 @@ def recover(home: Home, *, new_ceiling: float | None) -> Recovered:
         kept = _set_aside(home.path)
         _move_in(home.path)
     allowed = 0.0 if new_ceiling is None else min(new_ceiling, config.privacy.epsilon)
-    return Recovered(key.public.hex, lost["epsilon"], allowed, lost["delta"] + first.delta, kept)
+    return Recovered(key.public.hex, lost["epsilon"], allowed, first.earlier_delta + first.delta, kept)
 
 
 def accept_clock(home: Home) -> tuple[str, ...]:

@@ -273,8 +273,13 @@ def test_the_command_says_what_it_costs_and_needs_a_choice(north: Home, tmp_path
 
     assert "epsilon 8 of the lost ledger is assumed spent; nothing more may be spent" in said.out
     shown = terminal.do("fedrad-site", "ledger", "--home", north.path).out
-    assert "epsilon 8 of a lost ledger is assumed spent, on top of this one" in shown
     assert "allows nothing more" in shown
+    assert "reserved    ██████████████████████████████ 100% of the filter; epsilon 8.000" in shown
+    assert "on top of this one" not in shown  # the new ledger's own ceiling, all of it spent, stands for the lost one
+    said = terminal.do("fedrad-site", "ledger", "recover", "--assume-spent", "--new-ceiling", "8", "--home", north.path)
+    assert "epsilon 8 of the lost ledger is assumed spent; epsilon 8 may be spent on top" in said.out
+    shown = terminal.do("fedrad-site", "ledger", "--home", north.path).out
+    assert "epsilon 8 of a lost ledger is assumed spent, on top of this one" in shown
 
 
 def test_a_copy_of_the_site_that_was_not_recovered_is_another_identity(north: Home, coordinator, protocol_bytes) -> None:

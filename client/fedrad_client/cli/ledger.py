@@ -145,12 +145,13 @@ def recover(
         emit({"logs": list(logs)}, as_json=as_json, lines=[f"{name}: goes on from the clock as it is now" for name in logs])
         return
     done = recovery.recover(site, new_ceiling=new_ceiling)
+    nothing = "orders are refused; a person may allow more: recover --assume-spent --new-ceiling EPSILON"
     allowed = f"epsilon {done.epsilon:g} may be spent on top" if done.epsilon else "nothing more may be spent"
     lines = (
         f"epsilon {done.earlier_epsilon:g} of the lost ledger is assumed spent; {allowed}",
         f"  new identity  {done.identity}",
         f"  set aside     {done.kept}: keep it",
-        "  next          give the new envelope key to the coordinator, and approve each protocol anew",
+        f"  next          {'give the new envelope key to the coordinator, and approve each protocol anew' if done.epsilon else nothing}",
     )
     emit(vars(done), as_json=as_json, lines=lines)
 
