@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrad_common.chain_format import MARK_BYTES
 from fedrad_common.errors import RefusalCode
 from fedrad_common.identity import SigningKey
 from fedrad_common.packing import Vector, vector_hash
@@ -175,7 +176,7 @@ def killed_at(write: int, patch: pytest.MonkeyPatch):  # type: ignore[no-untyped
 
         def call(*arguments: object, **options: object) -> object:
             if dead[0] or count[0] == write:
-                if name == "pwrite" and not dead[0] and len(arguments[1]) != 256:  # type: ignore[arg-type] # the mark is one sector: whole or not
+                if name == "pwrite" and not dead[0] and len(arguments[1]) != MARK_BYTES:  # type: ignore[arg-type] # the mark is one sector: whole or not
                     real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])  # type: ignore[index, arg-type]
                 dead[0] = True
                 raise Killed

@@ -11,6 +11,7 @@ earlier ledger was lost · `contradicted` a witness holds an answer that is not 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -256,7 +257,10 @@ def training_charge(opening: Opening, plan: Plan, steps: int) -> dict[str, float
 
 
 def evaluation_cost(protocol: TrainingProtocol, plan: Plan, order: float) -> float:
-    """Rényi divergence of all evaluation rounds: order × L2 sensitivity² / (2 sigma²) each, for the discrete Gaussian too."""
+    """Rényi divergence of all evaluation rounds: one patient moves one cell of each label, and the discrete Gaussian costs no more."""
+    from fedrad_common.accounting import GaussianEvent, rdp
+
     if plan.evaluation != "noised":
         return 0.0
-    return len(protocol.evaluation.rounds) * order * len(protocol.task.labels) / (2 * plan.evaluation_noise**2)
+    noise_multiplier = plan.evaluation_noise / math.sqrt(len(protocol.task.labels))
+    return rdp(GaussianEvent(noise_multiplier, 1.0, len(protocol.evaluation.rounds)), order)
