@@ -23,7 +23,7 @@ MAY_IMPORT = {
 # Third party: the rooms (files or folders, without .py) that may name it.
 WALLS = {
     "flwr": {
-        "fedrad_common/messages", "fedrad_common/bundle", "fedrad_client/app", "fedrad_client/executor", "fedrad_client/node",
+        "fedrad_common/messages", "fedrad_common/bundle", "fedrad_client/app", "fedrad_client/node",
         "fedrad_server/app", "fedrad_server/superlink", "fedrad_server/control", "fedrad_server/aggregation",
         "fedrad_sim/localgrid", "fedrad_sim/ray",
     },

@@ -17,8 +17,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrad_client.answer import Entropy, answer
+from fedrad_client.node.slots import Clock, hold, slot_of
 from fedrad_client.site import Home, Site, open_site
-from fedrad_client.slots import Clock, hold, slot_of
 from fedrad_client.work import Work, run_child
 from fedrad_common.errors import BusyError, DiskError, FormatError, RefusalCode, SyncError
 from fedrad_common.records import Answer

@@ -97,7 +97,7 @@ def check_trainable(protocol: TrainingProtocol, plan: Plan, resources: Resources
     from fedrad_client.privacy.batches import images_at_a_time
     from fedrad_client.privacy.trainable import check_network, check_places
     from fedrad_client.privacy.training import views_of
-    from fedrad_client.tensors import choose_device
+    from fedrad_client.work.tensors import choose_device
 
     check_network(protocol)
     views, device = views_of(protocol), choose_device(resources.device).type

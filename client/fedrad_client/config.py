@@ -13,6 +13,13 @@ class Identity(Section):
     name: SiteName
 
 
+class Coordinator(Section):
+    """Where the site's node connects to: one host, one port, outbound only."""
+
+    server: str = ""  # HOST:PORT; empty: none yet
+    authority: str = "keys/authority.pem"  # whose certificates are believed, relative to the home; empty: this machine's own list
+
+
 class Budget(Section):
     """The site's privacy budget. All values are per patient, over the site's lifetime; fixed when the ledger is opened."""
 
@@ -46,6 +53,7 @@ class Resources(Section):
 class SiteConfig(Section):
     format: Literal["fedrad-site-1"]
     site: Identity
+    coordinator: Coordinator = Coordinator()
     privacy: Budget = Budget()
     policy: Policy = Policy()
     resources: Resources = Resources()

@@ -8,6 +8,10 @@ cohort = "{cohort}"                 # folder of the processed images, relative t
 [site]
 name = "{name}"
 
+[coordinator]                     # the one host and port that this node connects to, outbound only
+server = "{server}"                       # HOST:PORT; empty: none yet
+authority = "keys/authority.pem"  # whose certificates are believed; empty: this machine's own list
+
 [privacy]                         # fixed when the ledger was opened; changing it here later changes nothing
 epsilon = {epsilon!r}                    # ceiling per patient, over all runs and coordinators, for the site's lifetime
 delta = {delta!r}                     # at most 1 / (10 x declared size)
@@ -41,10 +45,12 @@ def render(
     exact_metrics: bool = False,
     unbounded: bool = False,
     cohort: str = "cohort",
+    server: str = "",
 ) -> str:
     return TEMPLATE.format(
         name=name,
         cohort=cohort,
+        server=server,
         epsilon=float(epsilon),
         delta=float(delta),
         validation_fraction=float(validation_fraction),

@@ -10,7 +10,7 @@ from fedrad_common.errors import MisuseError
 from fedrad_common.identity import PublicKey
 from fedrad_server.control import Control
 from fedrad_server.home import Home, Roster
-from fedrad_server.superlink_files import SuperLinkFiles
+from fedrad_server.superlink.files import SuperLinkFiles
 
 
 def admit_site(home: Path, name: str, *, node_key: Path, envelope_key: str) -> None:

@@ -24,7 +24,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedrad_common.bundle import HASH, stub
 from fedrad_common.errors import FedradError, MisuseError
-from fedrad_server.superlink_files import SuperLinkFiles, not_running
+from fedrad_server.superlink.files import SuperLinkFiles, not_running
 
 
 @dataclass(frozen=True)

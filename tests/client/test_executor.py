@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedrad_client.executor import Executor
+from fedrad_client.node.executor import Executor
 from fedrad_common import messages
 from fedrad_common.identity import SigningKey
 from fedrad_common.records import Answer, Refused, sign
@@ -184,7 +184,7 @@ def test_an_order_larger_than_the_policy_allows_is_answered_with_a_code_before_i
 
 
 def test_the_coordinators_words_are_in_no_log(executor, fleet, caplog, monkeypatch):
-    monkeypatch.setattr("fedrad_client.executor._SLOW", 0.0)
+    monkeypatch.setattr("fedrad_client.node.executor._SLOW", 0.0)
     fleet.refuses = {"ActivateNode": [refusal(409)], "PullMessages": [refusal(500), httpx.ConnectError(CANARY)]}
     with caplog.at_level(logging.DEBUG, logger="fedrad_client"):
         executor.run()
@@ -221,7 +221,7 @@ def test_an_answer_that_was_ended_while_it_waited_is_not_sent_and_the_order_is_a
 
 def test_a_node_that_was_told_to_stop_stays_online_until_its_answer_has_left(executor, fleet, monkeypatch):
     """A server that thinks it gone would answer the order in its place, while the answer waits for its slot."""
-    monkeypatch.setattr("fedrad_client.executor.HEARTBEAT_MIN_INTERVAL", 0.01)
+    monkeypatch.setattr("fedrad_client.node.executor.HEARTBEAT_MIN_INTERVAL", 0.01)
     beaten, answer = threading.Event(), executor.answer
     monkeypatch.setattr(FakeFleet, "SendNodeHeartbeat", lambda self, request: beaten.set())
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedrad_client.cli import app
-from fedrad_client.node import _stop_on_signals, run_node
+from fedrad_client.node.service import _stop_on_signals, run_node
 from fedrad_client.site import Home
 from fedrad_client.work import run_child
 from fedrad_common.errors import BusyError, MisuseError
@@ -50,8 +50,8 @@ def test_show_keys_prints_public_halves_only(site_home):
 def test_a_node_answers_in_time_slots_and_works_in_a_child(site_home, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda number, action: None)
     asked = []
-    monkeypatch.setattr("fedrad_client.node.answer_in_slot", lambda message, home, *, work: asked.append((message, home, work)))
-    monkeypatch.setattr("fedrad_client.node.Executor.run", lambda self: self.answer("order") or "stopped")
+    monkeypatch.setattr("fedrad_client.node.service.answer_in_slot", lambda message, home, *, work: asked.append((message, home, work)))
+    monkeypatch.setattr("fedrad_client.node.service.Executor.run", lambda self: self.answer("order") or "stopped")
     run_node(site_home, "127.0.0.1:1")
 
     assert asked == [("order", site_home, run_child)]

@@ -3,7 +3,7 @@
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from fedrad_client.node_key import PRIVATE, PUBLIC, node_key
+from fedrad_client.node.key import PRIVATE, PUBLIC, node_key
 from fedrad_common.errors import FormatError
 
 

@@ -63,7 +63,7 @@ def test_telemetry_is_off_wherever_our_code_imports_flower():
 
 
 @pytest.mark.parametrize(
-    "room", ["fedrad_common.messages", "fedrad_client.executor", "fedrad_server.app", "fedrad_server.control", "fedrad_sim.localgrid"]
+    "room", ["fedrad_common.messages", "fedrad_client.node.executor", "fedrad_server.app", "fedrad_server.control", "fedrad_sim.localgrid"]
 )
 def test_each_room_that_may_be_imported_first_switches_telemetry_off_by_itself(room):
     import os
@@ -79,7 +79,7 @@ def test_each_room_that_may_be_imported_first_switches_telemetry_off_by_itself(r
 
 def test_the_pieces_of_a_vector_fit_below_our_body_cap_and_are_as_few_as_we_count():
     from fedrad_common.messages import _SMALLEST_PIECE
-    from fedrad_server.superlink import BODY_CAP
+    from fedrad_server.superlink.serving import BODY_CAP
 
     pieces = Array("float32", (5_000_000,), "x", bytes(20_000_000)).slice_array()
 

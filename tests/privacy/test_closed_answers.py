@@ -20,8 +20,8 @@ from fedrad_client.cohort.dataset import Dataset, load_dataset
 from fedrad_client.cohort.store import open_cohort
 from fedrad_client.policy import REASONS
 from fedrad_client.site import Home, open_site
-from fedrad_client.tensors import to_unit_range
 from fedrad_client.work import Job, Work, run_inline
+from fedrad_client.work.tensors import to_unit_range
 from fedrad_common import messages
 from fedrad_common.errors import REFUSAL_CODES, MisuseError, Refusal, RefusalCode
 from fedrad_common.models import build

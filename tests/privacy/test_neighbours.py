@@ -20,7 +20,7 @@ from fakes.exports import Person, dicom, picture, write_export
 from fakes.patients import network_protocol
 from torch import Tensor, nn
 
-from fedrad_client import scoring, work
+from fedrad_client import work
 from fedrad_client.cohort import dataset as datasets
 from fedrad_client.cohort.dataset import Dataset
 from fedrad_client.cohort.draft import Draft, Kept
@@ -33,7 +33,7 @@ from fedrad_client.intake.pixels import Geometry
 from fedrad_client.privacy import batches
 from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
 from fedrad_client.privacy.plan import Plan
-from fedrad_client.work import Job, run_inline
+from fedrad_client.work import Job, run_inline, scoring
 from fedrad_common.canonical import canonical_json
 from fedrad_common.models import build
 from fedrad_common.packing import pack

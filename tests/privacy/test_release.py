@@ -9,7 +9,7 @@ from fedrad_client.cohort.dataset import Dataset
 from fedrad_client.config import Resources
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.release import histogram, release
-from fedrad_client.scoring import patient_scores
+from fedrad_client.work.scoring import patient_scores
 
 LABELS = 2
 

@@ -23,7 +23,7 @@ from fakes.patients import Asking, Patient, network_protocol, patients, write_pa
 from fedrad_client import work
 from fedrad_client.app import answer_in_slot
 from fedrad_client.audit import Event
-from fedrad_client.executor import Executor
+from fedrad_client.node.executor import Executor
 from fedrad_client.site import Home
 from fedrad_client.work import run_child, run_inline
 from fedrad_common import messages, records

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fedrad_client.app import answer_in_slot, handle, make_app
 from fedrad_client.approval import preview
+from fedrad_client.node.slots import Clock, due, hold
 from fedrad_client.preview import facts, lines
 from fedrad_client.privacy.ledger import read_ledger
 from fedrad_client.site import LEDGER, PAUSED, open_site
-from fedrad_client.slots import Clock, due, hold
 from fedrad_common import messages
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.packing import Vector

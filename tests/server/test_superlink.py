@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from fedrad_server.superlink import Guard, TokenPlugin
-from fedrad_server.superlink_files import Ports, SuperLinkFiles
+from fedrad_server.superlink.files import Ports, SuperLinkFiles
+from fedrad_server.superlink.serving import Guard, TokenPlugin
 
 # isort: split
 from flwr.common.constant import ACCESS_TOKEN_KEY

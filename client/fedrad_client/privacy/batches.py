@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedrad_client.tensors import to_unit_range
+from fedrad_client.work.tensors import to_unit_range
 from fedrad_common.augmentation import DRAWS, augment
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrad_client.privacy.gradients import full_precision, recording
-from fedrad_client.tensors import choose_device
+from fedrad_client.work.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.models import build
 from fedrad_common.tasks import task

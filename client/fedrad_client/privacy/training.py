@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedrad_client.privacy.batches import Batch, Draw, Source, draw_images, images_at_a_time, in_parts
 from fedrad_client.privacy.gradients import Gradients, full_precision, recording
 from fedrad_client.privacy.optimizer import PatientOptimizer
-from fedrad_client.tensors import choose_device
+from fedrad_client.work.tensors import choose_device
 from fedrad_common.augmentation import check
 from fedrad_common.tasks import task
 

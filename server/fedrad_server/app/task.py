@@ -32,7 +32,7 @@ from fedrad_server.app import play_on
 from fedrad_server.control import Control
 from fedrad_server.rounds import Outcome, Progress
 from fedrad_server.runs import Run
-from fedrad_server.superlink_files import SuperLinkFiles, not_running
+from fedrad_server.superlink.files import SuperLinkFiles, not_running
 
 _TASK = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"

@@ -177,7 +177,7 @@ def _compute(job: Job, model: Vector, *, keep: bool) -> Vector:
         )
         return pack(network) - model
     from fedrad_client.privacy.release import histogram, release
-    from fedrad_client.scoring import patient_scores
+    from fedrad_client.work.scoring import patient_scores
     from fedrad_common.tasks import task
 
     if (job.plan.evaluation_noise > 0) != (job.plan.evaluation == "noised") or job.plan.evaluation == "none":
@@ -189,7 +189,7 @@ def _compute(job: Job, model: Vector, *, keep: bool) -> Vector:
 
 def _fits(job: Job, network: nn.Module) -> bool:
     """Whether features may be kept: by what is public, never by the count, for it may change a last bit."""
-    from fedrad_client.scoring import n_features
+    from fedrad_client.work.scoring import n_features
 
     images = job.plan.declared_size * job.protocol.privacy.max_images
     return images * n_features(network, height=job.protocol.input.height, width=job.protocol.input.width) <= _CACHED_FEATURES
@@ -223,14 +223,14 @@ def _network(picture: bytes) -> nn.Module:
 @functools.lru_cache(maxsize=64)
 def _features(cohort: Path, generation: int, part: Part, picture: bytes, gone: frozenset[str]) -> Tensor | None:
     """What a network's fixed front makes of every image, once; None without one, or without images."""
-    from fedrad_client.scoring import features_of, fixed_front
+    from fedrad_client.work.scoring import features_of, fixed_front
 
     pixels = _dataset(cohort, generation, part, tuple(json.loads(picture)["task"]["labels"]), gone).pixels
     front = fixed_front(_network(picture))
     return None if front is None or len(pixels) == 0 else features_of(pixels, front)
 
 
-def _main(folder: Path) -> int:
+def main(folder: Path) -> int:
     """The child: one job from stdin, the vector from and to `folder`; says nothing, ends with a code."""
     try:
         job = from_json(sys.stdin.buffer.read())
@@ -251,7 +251,3 @@ def _main(folder: Path) -> int:
                 return 4
         return 5
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1])))

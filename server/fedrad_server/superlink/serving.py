@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import write_json
-from fedrad_server.superlink_files import READY_FORMAT, SuperLinkFiles
+from fedrad_server.superlink.files import READY_FORMAT, SuperLinkFiles
 
 BODY_CAP = 8 * 1024 * 1024  # bytes; Flower cuts vectors into pieces of 5 MiB
 _WARNING = 30  # of Python's log levels

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.tensors import choose_device, to_unit_range
+from fedrad_client.work.tensors import choose_device, to_unit_range
 
 if TYPE_CHECKING:
     from fedrad_client.cohort.dataset import Dataset

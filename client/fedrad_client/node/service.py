@@ -8,8 +8,8 @@ from pathlib import Path
 from types import FrameType
 
 from fedrad_client.app import answer_in_slot
-from fedrad_client.executor import Executor
-from fedrad_client.node_key import PUBLIC, node_key
+from fedrad_client.node.executor import Executor
+from fedrad_client.node.key import PUBLIC, node_key
 from fedrad_client.site import Home
 from fedrad_client.work import run_child
 from fedrad_common.address import loopback

@@ -1,0 +1,54 @@
+"""Child processes that never outlive us: the kernel ends them with their parent, however that died (Linux)."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fedrad_common.errors import FedradError
+
+_PARENT = "FEDRAD_PARENT"  # the process that started us, by its number
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def start(module: str, *arguments: str, environment: Mapping[str, str], **options: Any) -> "subprocess.Popen[bytes]":
+    """Start one of our modules with this very interpreter, and nothing of the current folder on its path. Its first act is `tie`.
+
+    Call it from a thread that lives as long as the child should: the kernel takes the end of that thread for the end of its parent.
+    """
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    return subprocess.Popen(command, env={**environment, _PARENT: str(os.getpid())}, **options)
+
+
+def tie() -> None:
+    """In a child: die of SIGKILL when the parent dies, or now where it is dead already. Without a parent of ours, nothing."""
+    parent = os.environ.pop(_PARENT, None)
+    if parent is None:
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):
+        os._exit(1)
+
+
+def end(child: "subprocess.Popen[Any]", *, grace: float) -> int:
+    """SIGTERM, `grace` seconds, SIGKILL; returns the exit status.
+
+    Raises:
+        FedradError: it does not even die of SIGKILL (a disk that hangs).
+    """
+    for signal_number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        if child.poll() is not None:
+            break
+        child.send_signal(signal_number)
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+    status = child.poll()
+    if status is None:
+        raise FedradError("a child process does not end", hint="look at the system's log for a disk or a device that hangs")
+    return status
