@@ -42,14 +42,35 @@ def calibrate(*, epsilon: float, delta: float, sampling_rate: float, steps: int)
         return rdp_epsilon(event(sigma), delta, QUICK_ORDERS) <= target
 
     start = 0.93 * least(affordable_by_rdp, low=1 / _GRID, high=_LARGEST_NOISE, tolerance=1e-4)  # PRV needs about so much less
-    multiple = max(1, math.ceil(_GRID * _solve(cost, start, target)))
-    while multiple > 1 and cost((multiple - 1) / _GRID) <= target:
-        multiple -= 1
-    while cost(multiple / _GRID) > target:
-        multiple += 1
-        if multiple > _GRID * _LARGEST_NOISE:
-            raise MisuseError(f"accounting: no noise multiplier below {_LARGEST_NOISE:g} reaches epsilon {epsilon} at delta {delta}")
+    near = max(1, math.ceil(_GRID * _solve(cost, start, target)))
+    multiple = _least_multiple(lambda candidate: cost(candidate / _GRID) <= target, near)
+    if multiple is None:
+        raise MisuseError(f"accounting: no noise multiplier below {_LARGEST_NOISE:g} reaches epsilon {epsilon} at delta {delta}")
     return multiple / _GRID
+
+
+def _least_multiple(enough: Callable[[int], bool], near: int) -> int | None:
+    """The least that is enough, by strides that double away from `near` and halve again; None where none below the largest noise is.
+
+    The cost of a very small epsilon has plateaus, on which a secant ends far from the answer: single steps would take minutes from there.
+    """
+    stride, most = 1, math.ceil(_GRID * _LARGEST_NOISE)
+    if enough(near):
+        good = near
+        while good - stride >= 1 and enough(good - stride):
+            good, stride = good - stride, 2 * stride
+        bad = max(0, good - stride)
+    else:
+        bad = near
+        while not enough(min(most, bad + stride)):
+            if bad + stride >= most:
+                return None
+            bad, stride = bad + stride, 2 * stride
+        good = min(most, bad + stride)
+    while good - bad > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if enough(middle) else (good, middle)
+    return good
 
 
 def _solve(cost: Callable[[float], float], start: float, target: float) -> float:
