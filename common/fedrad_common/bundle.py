@@ -1,4 +1,4 @@
-"""The stub that Flower wants before it starts a run: it names the installed apps and carries no code. Nobody unpacks it.
+"""The stub that Flower wants before it starts a run: it carries no code. Nobody unpacks it, or loads what it names.
 
 Its bytes are shipped, not built: deflate's output depends on a machine's zlib. A coordinator starts runs with these bytes only, and its
 server process refuses a run with any other hash; a site's node never fetches a bundle at all.

@@ -22,6 +22,7 @@ CLOCK = "clock"  # type of the entry by which a person accepts the clock as it i
 _VERIFIED: dict[tuple[Path, str], Verified] = {}  # the last ones that this process opened, by place and kind
 _MOST_VERIFIED = 8
 _SLACK = timedelta(hours=1)  # by which a clock may be set back without a person's word
+SITES_WORD = "fedrad-site ledger recover --accept-clock"  # most logs are a site's: by this command a person accepts the clock
 
 Clock = Callable[[], datetime]
 
@@ -33,24 +34,27 @@ def utc_now() -> datetime:
 class Chain:
     """An open log, locked for this process. `append` returns only after the entry is on the disk."""
 
-    def __init__(self, path: Path, kind: str, clock: Clock) -> None:
+    def __init__(self, path: Path, kind: str, clock: Clock, accept: str) -> None:
         self.path, self.kind, self.entries = path, kind, list[Entry]()
-        self._clock = clock
+        self._clock, self._accept = clock, accept
         self._size = 0  # of all entries, in bytes
         self._certain = True  # of what is on the disk; once lost, only opening the log anew brings it back
         self._lock = lock_file(_beside(path, "lock"), what=path.name)
         self._log = self._mark = -1
 
     @classmethod
-    def create(cls, path: Path, kind: str, opening: Mapping[str, Any], *, clock: Clock = utc_now) -> Self:
+    def create(cls, path: Path, kind: str, opening: Mapping[str, Any], *, clock: Clock = utc_now, accept: str = SITES_WORD) -> Self:
         """Begin a new log with one entry of type `open`.
+
+        Args:
+            accept: the command by which its owner accepts the clock as it is: what a ClockError hints at.
 
         Raises:
             ChainError: there is a log, or the mark of one, already.
             BusyError: another process is making one.
             DiskError: no room, read-only, or failing; nothing is there.
         """
-        chain = cls(path, kind, clock)
+        chain = cls(path, kind, clock, accept)
         try:
             chain._begin({"format": FORMAT, "kind": kind, **opening})
         except BaseException:
@@ -59,15 +63,15 @@ class Chain:
         return chain
 
     @classmethod
-    def open(cls, path: Path, kind: str, *, clock: Clock = utc_now) -> Self:
-        """Lock, verify every byte against the mark, settle what a dying process left behind it, and continue.
+    def open(cls, path: Path, kind: str, *, clock: Clock = utc_now, accept: str = SITES_WORD) -> Self:
+        """Lock, verify every byte against the mark, settle what a dying process left behind it, and continue. `accept` as in `create`.
 
         Raises:
             ChainError: missing, shortened, changed, of another kind or of a newer format.
             BusyError: another process has it open.
             DiskError: read-only or failing, or what was left could not be settled.
         """
-        chain = cls(path, kind, clock)
+        chain = cls(path, kind, clock, accept)
         try:
             chain._resume()
         except BaseException:
@@ -149,7 +153,7 @@ class Chain:
         if self.entries and type != CLOCK and now < datetime.fromisoformat(last := self.entries[-1].at) - _SLACK:
             raise ClockError(
                 f"{self.path.name}: the clock says {now:%Y-%m-%d %H:%M} UTC, the last entry is of {last}",
-                hint="set the clock right; where it is right now and was wrong before: fedrad-site ledger recover --accept-clock",
+                hint=f"set the clock right; where it is right now and was wrong before: {self._accept}",
             )
         return now.isoformat(timespec="seconds")
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import BusyError, DiskError, FormatError, MisuseError
@@ -37,12 +37,19 @@ def write_atomic(path: Path, content: bytes | memoryview, *, mode: int = 0o600) 
     Raises:
         DiskError: no space left, read-only, or failing.
     """
+    with atomic_stream(path, mode=mode) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def atomic_stream(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """The same for what should not be in memory as a whole; the stream can be read and sought in."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "w+b") as stream:
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             beside.replace(path)
@@ -80,6 +87,29 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise MisuseError(f"{path}: cannot be made ({type(error).__name__})", hint="name a folder that you may write to") from None
+
+
+def check_target(path: Path, *, option: str, force: bool) -> None:
+    """Can the file be written that a person named with `option`? Asked before anything is done for it.
+
+    Raises:
+        MisuseError: it is there already and `force` was not said, it is a folder, or its folder is missing or not for this account.
+    """
+    where = f"{option}: {path.name}"
+    try:
+        there, is_file, has_folder = path.exists(), path.is_file(), path.parent.is_dir()
+    except OSError as error:  # a folder above that this account may not look into, a name that is too long
+        raise MisuseError(
+            f"{where}: cannot be looked at ({type(error).__name__})", hint=f"name one in a folder of yours with {option}"
+        ) from None
+    if there and not is_file:
+        raise MisuseError(f"{where}: exists already, and is no file", hint="name another file")
+    if there and not force:
+        raise MisuseError(f"{where}: exists already", hint="name another file, or add --force")
+    if not has_folder:
+        raise MisuseError(f"{where}: there is no such folder", hint="make the folder first, or name another file")
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise MisuseError(f"{where}: its folder cannot be written to", hint=f"name one in a folder of yours with {option}")
 
 
 @contextlib.contextmanager

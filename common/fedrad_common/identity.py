@@ -1,11 +1,16 @@
-"""Ed25519 keys: made where they are used, kept with mode 0600, named by the hash of their public half."""
+"""The keys by which the two sides know each other: made where they are used, kept with mode 0600, named by the hash of their public half.
+
+Ed25519 signs what is kept: orders, envelopes, receipts. EC P-384 is a node's key, by which it connects: Flower asks for that kind.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA384
 
 from fedrad_common.canonical import sha256_hex
 from fedrad_common.errors import FormatError, MisuseError
@@ -60,7 +65,7 @@ class SigningKey:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except FileNotFoundError:
             raise MisuseError(f"{path.name}: no such key", hint="run init first") from None
-        except ValueError:
+        except (ValueError, TypeError):  # TypeError: it is encrypted
             raise FormatError(f"{path.name}: is not a PEM private key", hint="restore it from the backup") from None
         if not isinstance(key, Ed25519PrivateKey):
             raise FormatError(f"{path.name}: is not an Ed25519 key", hint="restore it from the backup")
@@ -76,3 +81,42 @@ class SigningKey:
 
     def sign(self, message: bytes) -> bytes:
         return self.private.sign(message)
+
+
+@dataclass(frozen=True)
+class NodePublicKey:
+    """The public half of a node's EC P-384 key."""
+
+    key: EllipticCurvePublicKey
+
+    @classmethod
+    def from_pem(cls, pem: str | bytes) -> "NodePublicKey":
+        """Raises FormatError when it is anything else, or is not written as we write it: one key has one text."""
+        content = pem.encode() if isinstance(pem, str) else pem
+        try:
+            key = serialization.load_pem_public_key(content)
+        except ValueError:
+            key = None
+        if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1) or cls(key).pem.encode() != content:
+            raise FormatError("node key: is not an EC P-384 public key in PEM format", hint="ask its owner for it again")
+        return cls(key)
+
+    @property
+    def pem(self) -> str:
+        """SubjectPublicKeyInfo, as Flower wants it."""
+        return self.key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+    @property
+    def id(self) -> str:
+        return sha256_hex(self.pem.encode())
+
+    def verify(self, message: bytes, signature: bytes, *, what: str) -> None:
+        """Raises FormatError when `signature` is not this key's over `message`."""
+        try:
+            self.key.verify(signature, message, ECDSA(SHA384()))
+        except InvalidSignature:
+            raise FormatError(f"{what}: the signature does not fit", hint="it was changed on the way, or signed by another key") from None
+
+
+def node_signature(key: EllipticCurvePrivateKey, message: bytes) -> bytes:
+    return key.sign(message, ECDSA(SHA384()))

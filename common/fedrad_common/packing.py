@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,10 @@ from fedrad_common.errors import FormatError
 if TYPE_CHECKING:
     from torch import nn
 
-Vector = npt.NDArray[np.float32]  # (n_parameters,), C-contiguous, little-endian on the wire
+Vector = npt.NDArray[np.float32]  # (n_parameters,), C-contiguous
+Dtype = Literal["float32", "float16"]  # of a vector as it travels and is stored, little-endian
+BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2}
+WIRE: dict[Dtype, str] = {"float32": "<f4", "float16": "<f2"}
 
 
 def pack(model: nn.Module) -> Vector:
@@ -41,16 +44,40 @@ def unpack(model: nn.Module, vector: Vector) -> None:
             start = stop
 
 
-def to_bytes(vector: Vector) -> bytes:
-    return vector.astype("<f4", copy=False).tobytes()
+def rounded(vector: Vector, dtype: Dtype) -> Vector:
+    """The nearest vector that `dtype` holds, in float32; what is too large becomes the largest one."""
+    if dtype == "float32":
+        return vector
+    most = np.finfo(np.float16).max
+    return np.clip(vector, -most, most).astype(np.float16).astype(np.float32)
 
 
-def from_bytes(content: bytes | memoryview, *, length: int, what: str = "vector") -> Vector:
-    """Raises FormatError when `content` does not hold exactly `length` float32 numbers."""
-    if len(content) != 4 * length:
-        raise FormatError(f"{what}: {len(content)} bytes, expected {4 * length}")
-    return np.frombuffer(content, dtype="<f4")
+def holds(vector: Vector, dtype: Dtype) -> bool:
+    """Whether `dtype` holds this very vector: else its hash is that of each vector that rounds alike, and says nothing."""
+    if dtype == "float32":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.array_equal(vector.astype(np.float16).astype(np.float32), vector))
 
 
-def vector_hash(vector: Vector) -> str:
-    return sha256_hex(to_bytes(vector))
+def to_bytes(vector: Vector, dtype: Dtype = "float32") -> bytes:
+    with np.errstate(over="ignore"):  # what a hostile answer holds; a vector of ours went through `rounded`
+        return vector.astype(WIRE[dtype], copy=False).tobytes()
+
+
+def from_bytes(content: bytes | memoryview, *, length: int, what: str = "vector", dtype: Dtype = "float32") -> Vector:
+    """(length,) float32. Raises FormatError when `content` does not hold exactly `length` numbers of that type."""
+    if len(content) != BYTES[dtype] * length:
+        raise FormatError(f"{what}: {len(content)} bytes, expected {BYTES[dtype] * length}")
+    return np.frombuffer(content, dtype=WIRE[dtype]).astype("<f4", copy=False)
+
+
+def vector_hash(vector: Vector, dtype: Dtype = "float32") -> str:
+    return sha256_hex(wire_bytes(vector, dtype))
+
+
+def wire_bytes(vector: Vector, dtype: Dtype = "float32") -> bytes | memoryview:
+    """`to_bytes` without a copy, where the vector's own memory holds the bytes that travel."""
+    if vector.dtype == np.dtype(WIRE[dtype]) and vector.flags.c_contiguous and vector.size > 0:
+        return vector.data.cast("B")
+    return to_bytes(vector, dtype)

@@ -11,7 +11,9 @@ from typing import Any
 from fedrad_common.errors import FedradError
 
 _PARENT = "FEDRAD_PARENT"  # the process that started us, by its number
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_LARGE = 1 << 20  # bytes; a piece of a vector has 5 MiB
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -32,6 +34,19 @@ def tie() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
         os._exit(1)
+
+
+def give_back() -> None:
+    """Vectors go back to the system as soon as nobody needs them, and threads share what is left: glibc by itself keeps much of both."""
+    mallopt = getattr(_LIBC, "mallopt", None)  # another C library has its own ways
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_ARENA_MAX, 2)
+
+
+def hide() -> None:
+    """From now on no process of the same user looks into this one: its memory, its environment, its open files. Children start unhidden."""
+    _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def end(child: "subprocess.Popen[Any]", *, grace: float) -> int:

@@ -1,5 +1,6 @@
 """The training protocol: the one document that says what is trained. A site approves it by its hash and keeps its bytes."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,9 +10,12 @@ from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model
 from fedrad_common.canonical import Sha256, canonical_json, sha256_hex
 from fedrad_common.config import Section, load_toml, parse_toml, validate
 from fedrad_common.errors import ConfigError, FormatError
+from fedrad_common.packing import Dtype
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,63}$")]
+# What a person reads before they approve: nothing in it may move a terminal's cursor, or turn the direction of the text.
+Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$")]
 Scalar = bool | int | float | str
 FORMAT = "fedrad-protocol-1"
 
@@ -93,13 +97,46 @@ class Training(Section):
 
 
 class Aggregation(Section):
-    strategy: Literal["fedavg", "fedadam"] = "fedavg"
+    """How a round's updates become one step.
+
+    fedavg and fedadam weigh a site by its declared size. The robust ones weigh every site the same, because a size is only a claim:
+    median and trimmed-mean by coordinate (Yin et al. 2018), krum and multi-krum by distance (Blanchard et al. 2017).
+    """
+
+    strategy: Literal["fedavg", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = "fedavg"
     learning_rate: PositiveFloat = 1.0  # of the server's step
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fedavg's server momentum
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the server's step, except with fedadam
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # fedadam
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: PositiveFloat = 1e-3
+    trim: Annotated[float, Field(ge=0.01, lt=0.5)] | None = None  # trimmed-mean: the fraction of updates cut on each side
+    byzantine: Annotated[int, Field(ge=1, le=1000)] | None = None  # krum, multi-krum: f, how many sites may be poisoned
+    keep: Annotated[int, Field(ge=1, le=1000)] | None = None  # multi-krum: m, how many updates are averaged
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged model, which is evaluated and released; 0 is off
+
+    @model_validator(mode="after")
+    def _a_strategy_has_its_own_numbers(self) -> Self:
+        wanted = {"trimmed-mean": {"trim"}, "krum": {"byzantine"}, "multi-krum": {"byzantine", "keep"}}.get(self.strategy, set())
+        given = {key for key in ("trim", "byzantine", "keep") if getattr(self, key) is not None}
+        if wrong := sorted(wanted ^ given):
+            raise ValueError(f"{wrong[0]} is {'required' if wrong[0] in wanted else 'forbidden'} with strategy '{self.strategy}'")
+        return self
+
+    @property
+    def weighted(self) -> bool:
+        return self.strategy in ("fedavg", "fedadam")
+
+    @property
+    def least_updates(self) -> int:
+        """Of fewer updates the strategy's promise does not hold: it would cut nobody, or one poisoned site could win."""
+        if self.strategy == "trimmed-mean":
+            assert self.trim is not None
+            trim = self.trim
+            return next(n for n in itertools.count(3) if int(trim * n))
+        if self.byzantine is not None:
+            # 2f + 2 < n; and of n updates n - f - 2 may be averaged (Damaskinos et al. 2019, AggregaThor).
+            return self.byzantine + 2 + max(self.byzantine + 1, self.keep or 1)
+        return 3 if self.strategy == "median" else 1
 
 
 class Rounds(Section):
@@ -108,6 +145,7 @@ class Rounds(Section):
     quorum: PositiveInt  # updates needed to close a round
     deadline_seconds: PositiveFloat
     retries: Annotated[int, Field(ge=0, le=100)] = 2  # below quorum, before the run pauses
+    dtype: Dtype = "float32"  # of model and updates as they travel; float16 halves the bytes, rounding after the noise
     # A site's replies leave at multiples of it, counted from the order's receipt; longer than the work, nobody sees how long
     # that took. 0: at once
     slot_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
@@ -139,7 +177,7 @@ class Evaluation(Section):
 class TrainingProtocol(Section):
     format: Literal["fedrad-protocol-1"]
     name: Name
-    title: str = ""
+    title: Title = ""
     task: Task
     input: Input
     model: Model
@@ -148,6 +186,19 @@ class TrainingProtocol(Section):
     rounds: Rounds
     aggregation: Aggregation = Aggregation()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _a_quorum_is_enough_for_the_strategy(self) -> Self:
+        least = self.aggregation.least_updates
+        if self.rounds.quorum < least:
+            raise ValueError(f"rounds.quorum {self.rounds.quorum} is too few: strategy '{self.aggregation.strategy}' needs {least} updates")
+        return self
+
+    @model_validator(mode="after")
+    def _first_weights_can_be_checked(self) -> Self:
+        if self.rounds.dtype == "float16" and self.model.initial.kind == "run":
+            raise ValueError("rounds.dtype float16 wants random first weights: sites know a run's by the hash of their float32 bytes")
+        return self
 
     @model_validator(mode="after")
     def _evaluated_rounds_exist(self) -> Self:

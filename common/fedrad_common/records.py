@@ -1,5 +1,6 @@
-"""What travels and what is kept: order, envelope, receipt, manifest. Frozen, canonical, signed."""
+"""What travels and what is kept: order, evidence, envelope, receipt, manifest. Frozen, canonical, signed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -9,11 +10,13 @@ from fedrad_common.canonical import Sha256, canonical_json, sha256_hex
 from fedrad_common.config import Section, parse_json
 from fedrad_common.errors import RefusalCode
 from fedrad_common.identity import PublicKey, SigningKey
-from fedrad_common.packing import Vector
+from fedrad_common.packing import Dtype, Vector
+from fedrad_common.protocol import TrainingProtocol
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{7,63}$")]
 Kind = Literal["train", "evaluate"]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class Order(Section):
@@ -21,12 +24,13 @@ class Order(Section):
 
     format: Literal["fedrad-order-1"] = "fedrad-order-1"
     run: RunId
-    epoch: Annotated[int, Field(ge=1)]  # a (re)start of the run's server
-    round: Annotated[int, Field(ge=1)]
+    epoch: Count  # a (re)start of the run's server
+    round: Count
     kind: Kind
     protocol: Sha256
-    model: Sha256  # of the packed model's bytes, float32 little-endian
-    length: Annotated[int, Field(ge=1)]  # of the packed model, in parameters
+    model: Sha256  # of the packed model's bytes as they travel, little-endian
+    dtype: Dtype = "float32"  # of the packed model
+    length: Count  # of the packed model, in parameters
 
     @property
     def question(self) -> str:
@@ -39,7 +43,7 @@ class Privacy(Section):
 
     noise_multiplier: Annotated[float, Field(ge=0)]  # sigma over clip norm; 0 is no privacy
     sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    steps: Annotated[int, Field(ge=0)]  # of this round
+    steps: Annotated[int, Field(ge=0, lt=2**63)]  # of this round
     delta: Annotated[float, Field(ge=0, lt=1)]
     marked: bool = False  # an exact or unbounded release: no bound holds for whom it concerns
 
@@ -47,21 +51,23 @@ class Privacy(Section):
 class Envelope(Section):
     """The signed metadata of one update: all that leaves a site besides the vector itself or a refusal code."""
 
-    format: Literal["fedrad-envelope-1"] = "fedrad-envelope-1"
+    format: Literal["fedrad-envelope-2"] = "fedrad-envelope-2"
     site: SiteName
     run: RunId
-    epoch: Annotated[int, Field(ge=1)]  # in which the answer was made; a resent answer keeps it
-    round: Annotated[int, Field(ge=1)]
+    epoch: Count  # in which the answer was made; a resent answer keeps it
+    round: Count
     kind: Kind
-    sequence: Annotated[int, Field(ge=1)]  # of the site, over all runs
+    sequence: Count  # of the site, over all runs
     protocol: Sha256
     model: Sha256  # the model that the answer is to
-    dtype: Literal["float32"] = "float32"
-    length: Annotated[int, Field(ge=1)]
+    manifest: Sha256  # the coordinator's signed manifest that came with the order: what this site was told of the run
+    dtype: Dtype = "float32"
+    length: Count
     payload: Sha256
-    declared_size: Annotated[int, Field(ge=1)]  # N, typed by the hospital; never a count
+    declared_size: Count  # N, typed by the hospital; never a count
     privacy: Privacy
     ledger: Sha256  # head of the site's ledger after the reservation
+    audit: Sha256  # head of the site's audit log before the release: a checkpoint that the coordinator holds
 
 
 class Receipt(Section):
@@ -70,28 +76,42 @@ class Receipt(Section):
     format: Literal["fedrad-receipt-1"] = "fedrad-receipt-1"
     site: SiteName
     run: RunId
-    round: Annotated[int, Field(ge=1)]
+    round: Count
     kind: Kind
     envelope: Sha256
     payload: Sha256
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Count
     ledger: Sha256
+
+
+class Sent(Section):
+    """A round's models as they travel: of other bytes than the stored ones where the protocol exchanges float16."""
+
+    train: Sha256
+    evaluate: Sha256
 
 
 class RoundManifest(Section):
     """What a round did, signed by the coordinator, chained to the previous one. Round 0 is the initial model."""
 
-    format: Literal["fedrad-manifest-1"] = "fedrad-manifest-1"
+    format: Literal["fedrad-manifest-2"] = "fedrad-manifest-2"
     run: RunId
-    epoch: Annotated[int, Field(ge=1)]
-    round: Annotated[int, Field(ge=0)]
+    epoch: Count
+    round: Annotated[int, Field(ge=0, lt=2**63)]
     protocol: Sha256
+    launch: Sha256  # the run's birth certificate, and with it the roster
     previous: Sha256  # of the previous manifest's bytes; of the protocol for round 0
-    model: Sha256  # after this round: what the next round trains from
+    model: Sha256  # after this round, in float32: what the next round trains from
     state: Sha256  # the aggregation's state after this round
     released: Sha256  # the model for evaluation: the moving average where the protocol asks for one, else `model`
+    sent: Sent  # the same two as orders carry them
     updates: dict[SiteName, Sha256] = {}  # accepted, by payload hash
-    missing: dict[SiteName, str] = {}  # the refusal code, or "late", or the reason why an answer was not accepted
+    missing: dict[SiteName, str] = {}  # of every other site: the refusal code, or "late", or why its answer was not accepted
+    events: Sha256  # head of the run's event log: a checkpoint that every site holds
+
+    def of(self, kind: Kind) -> str:
+        """The model that an order of this kind builds on, as it travels."""
+        return self.sent.train if kind == "train" else self.sent.evaluate
 
 
 class Launch(Section):
@@ -117,6 +137,11 @@ class Refused(Section):
 R = TypeVar("R", bound=Section)
 
 
+def built_on(order: "Order | Envelope") -> int:
+    """The round whose manifest an order, and the answer to it, builds on: the one before, or the one that is evaluated."""
+    return order.round - 1 if order.kind == "train" else order.round
+
+
 class Signed(Section):
     """A record's exact bytes and the Ed25519 signature over them, both hex-free UTF-8 so that files stay readable."""
 
@@ -135,6 +160,43 @@ class Signed(Section):
     @property
     def digest(self) -> str:
         return sha256_hex(self.body.encode())
+
+
+def dtype_of(kind: Kind, protocol: TrainingProtocol) -> Dtype:
+    """Of an answer's vector: counts of a histogram always travel whole."""
+    return protocol.rounds.dtype if kind == "train" else "float32"
+
+
+class Evidence(Section):
+    """What comes with an order besides the model: how the coordinator shows one site that it shows all sites the same."""
+
+    launch: Signed
+    manifests: tuple[Signed, ...]  # consecutive; from what the site's last accepted answer built on, to what this order builds on
+    peers: tuple[Signed, ...] = ()  # accepted answers to the round of the last manifest, of the sites that `witnesses` names
+    receipt: Signed | None = None  # for this site's last accepted answer of this run
+    answer: Signed | None = None  # this site's last answer over all runs, as the coordinator holds it: a witness of its ledger
+
+
+PEERS = 16  # that one site hears of
+
+
+def witnesses(site: str, answered: Iterable[str]) -> list[str]:
+    """Whose answers a site is shown: of those who answered, the next ones after itself, around in alphabetical order.
+
+    However a coordinator parts the sites that it shows different models to, somewhere in the ring one part meets the other.
+    """
+    others = sorted(set(answered) - {site})
+    after = [name for name in others if name > site]
+    return [*after, *(name for name in others if name < site)][:PEERS]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An order as it arrives at a site; nothing of it is verified yet."""
+
+    order: Signed
+    model: Vector
+    evidence: Evidence
 
 
 @dataclass(frozen=True)

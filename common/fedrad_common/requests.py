@@ -17,6 +17,7 @@ from fedrad_common.canonical import sha256_hex
 from fedrad_common.errors import FormatError
 
 SITE, TIME, NONCE, DIGEST, SIGNATURE = "x-fedrad-site", "x-fedrad-time", "x-fedrad-nonce", "x-fedrad-digest", "x-fedrad-signature"
+REASON = "x-fedrad-reason"  # of an answer: one word, where the remedy is the site's
 WINDOW = 120.0  # seconds by which a request's time may differ from the coordinator's clock
 _LONGEST = 512  # characters of a header
 
