@@ -1,4 +1,4 @@
-"""The one order of operations of a site: verify → witness → policy → outbox → reserve → work → seal → audit → release.
+"""The one order of operations of a site: verify → witness → evidence → policy → outbox → reserve → work → seal → audit → release.
 
 The simulation and every deployment run this very function. Nothing leaves a site but what it returns: a sealed envelope with its
 vector, or one code of a closed list (privacy.md, rules 9 and 10).
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedrad_client import audit
+from fedrad_client.evidence import check_evidence
 from fedrad_client.policy import check_order, refuse
 from fedrad_client.privacy.ledger import covers
 from fedrad_client.privacy.plan import Plan
@@ -21,31 +22,31 @@ from fedrad_client.witness import seen_by_coordinator
 from fedrad_client.work import Job, Work
 from fedrad_common.canonical import canonical_json, sha256_hex
 from fedrad_common.errors import BudgetError, DiskError, FedradError, FormatError, Refusal, RefusalCode, SyncError
-from fedrad_common.packing import Vector, vector_hash
+from fedrad_common.packing import BYTES, Vector, holds, rounded, vector_hash
 from fedrad_common.protocol import TrainingProtocol
-from fedrad_common.records import Answer, Envelope, Order, Privacy, Signed, sign
+from fedrad_common.records import Answer, Asked, Envelope, Order, Privacy, Signed, dtype_of, sign
 
 Entropy = Callable[[int], bytes]
 
 
-def answer(
-    site: Site, signed: Signed, model: Vector, *, work: Work, entropy: Entropy = os.urandom, witness: Signed | None = None
-) -> Answer:  # fmt: skip
+def answer(site: Site, asked: Asked, *, work: Work, entropy: Entropy = os.urandom) -> Answer:
     """Answer one order.
 
     Args:
-        signed: the coordinator's order.
-        model: (n_parameters,) float32, the packed model that the order names by its hash.
-        witness: this site's last answer, as the coordinator holds it.
+        asked: the coordinator's order, the packed model that it names by its hash, and the evidence that came with it.
         work: what trains or evaluates; gets no key and no ledger.
         entropy: 32 fresh bytes a reservation. Only a simulation may pass anything but the operating system's.
     """
     order: Order | None = None
     try:
-        order = verify(site, signed, model)
-        check_witness(site, witness)
+        order, model = verify(site, asked), asked.model
+        check_witness(site, asked.evidence.answer)
         protocol, plan = approved(site, order)
-        check_order(order, protocol, plan, site.config.policy, tainted=site.ledger.tainted)
+        if order.dtype != protocol.rounds.dtype:
+            refuse("other-model")
+        manifest = check_evidence(site, order, asked)
+        grant = site.grant(order.protocol)
+        check_order(order, protocol, plan, site.config.policy, tainted=site.ledger.tainted, now=site.now(), grant=grant)
         if model.size != plan.n_parameters or not np.isfinite(model).all():
             refuse("malformed-model")  # before anything is spent: it could never be answered
         sealed = site.outbox.get(order.question)
@@ -55,7 +56,7 @@ def answer(
         fresh = entropy(32)
         sequence = reserve(site, order, protocol, plan, fresh=fresh)
         vector = run_work(site, order, protocol, plan, model=model, work=work, fresh=fresh)
-        return release(site, order, seal(site, order, plan, vector, sequence=sequence, protocol=protocol), vector)
+        return release(site, order, seal(site, order, plan, vector, sequence=sequence, protocol=protocol, manifest=manifest), vector)
     except Refusal as refusal:
         return refused(site, order, code=refusal.code, reason=refusal.hint)
     except BudgetError:
@@ -70,15 +71,17 @@ def answer(
         return refused(site, order, code="internal", reason="work-failed")
 
 
-def verify(site: Site, signed: Signed, model: Vector) -> Order:
+def verify(site: Site, asked: Asked) -> Order:
     """Is it our coordinator's, for this model, from the newest epoch? Raises Refusal."""
     if site.coordinator is None:
         refuse("not-signed")
     try:
-        order = signed.open(Order, site.coordinator, what="order")
+        order = asked.order.open(Order, site.coordinator, what="order")
     except FormatError:
         refuse("not-signed")
-    if model.shape != (order.length,) or vector_hash(model) != order.model:
+    if asked.model.shape != (order.length,) or vector_hash(asked.model, order.dtype) != order.model:
+        refuse("other-model")
+    if not holds(asked.model, order.dtype):  # else each site could be sent another one, and all would have this hash
         refuse("other-model")
     if order.epoch < site.epochs.get(order.run, 1):
         refuse("stale-epoch")
@@ -150,6 +153,8 @@ def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *
         resources=site.config.resources,
     )
     vector = np.ascontiguousarray(work(job, model), dtype="<f4")
+    if order.kind == "train":
+        vector = rounded(vector, protocol.rounds.dtype)  # after the noise: its privacy stays what it is
     if not np.isfinite(vector).all():
         refuse("work-failed")
     return vector
@@ -161,7 +166,10 @@ def stream_key(fresh: bytes, order: Order, generation: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedrad-stream-1" + canonical_json(context)).derive(fresh)
 
 
-def seal(site: Site, order: Order, plan: Plan, vector: Vector, *, sequence: int, protocol: TrainingProtocol) -> Signed:
+def seal(
+    site: Site, order: Order, plan: Plan, vector: Vector, *, sequence: int, protocol: TrainingProtocol, manifest: str
+) -> Signed:  # fmt: skip
+    dtype = dtype_of(order.kind, protocol)
     envelope = Envelope(
         site=site.name,
         run=order.run,
@@ -171,11 +179,14 @@ def seal(site: Site, order: Order, plan: Plan, vector: Vector, *, sequence: int,
         sequence=sequence,
         protocol=order.protocol,
         model=order.model,
+        manifest=manifest,
+        dtype=dtype,
         length=vector.size,
-        payload=vector_hash(vector),
+        payload=vector_hash(vector, dtype),
         declared_size=plan.declared_size,
         privacy=spent(order, plan, protocol),
         ledger=site.ledger.chain.head,
+        audit=site.audit.head,
     )
     return sign(envelope, site.key)
 
@@ -211,6 +222,7 @@ def leave(site: Site, order: Order, given: Answer, *, event: Literal["release", 
     """Name every byte in the audit log, then let it go."""
     assert given.envelope is not None
     assert given.vector is not None
+    envelope = given.envelope.peek(Envelope, what="envelope")
     audit.record(
         site.audit,
         event,
@@ -220,9 +232,10 @@ def leave(site: Site, order: Order, given: Answer, *, event: Literal["release", 
         kind=order.kind,
         question=order.question,
         envelope=given.envelope.digest,
-        payload=vector_hash(given.vector),
-        bytes=given.vector.nbytes,
-        ledger=given.envelope.peek(Envelope, what="envelope").ledger,
+        payload=envelope.payload,
+        bytes=BYTES[envelope.dtype] * envelope.length,
+        ledger=envelope.ledger,
+        manifest=envelope.manifest,
     )
     site.epochs[order.run] = order.epoch
     return given
@@ -232,7 +245,7 @@ def refused(site: Site, order: Order | None, *, code: RefusalCode, reason: str) 
     """Say no with a code. The reason stays in the audit log; a full disk must not turn a refusal into silence."""
     try:
         known: dict[str, str | int] = {} if order is None else {"run": order.run, "round": order.round, "question": order.question}
-        audit.record(site.audit, "refuse", code=code, reason=reason, **known)
+        audit.refusals.record(site.audit, code=code, reason=reason, **known)
     except SyncError:
         raise
     except FedradError:

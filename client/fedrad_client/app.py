@@ -16,11 +16,12 @@ from fedrad_common import messages  # first: it switches off what Flower reads a
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedrad_client.answer import Entropy, answer
+from fedrad_client.answer import Entropy, answer, refused
 from fedrad_client.node.slots import Clock, hold, slot_of
 from fedrad_client.site import Home, Site, open_site
-from fedrad_client.work import Work, run_child
+from fedrad_client.work import Job, Work, run_child
 from fedrad_common.errors import BusyError, DiskError, FormatError, RefusalCode, SyncError
+from fedrad_common.packing import Vector
 from fedrad_common.records import Answer
 
 log = logging.getLogger(__name__)
@@ -80,22 +81,24 @@ def _installed(_: Context) -> Path:
     return Path(os.environ["FEDRAD_SITE"])
 
 
+def _work(job: Job, model: Vector) -> Vector:
+    return run_child(job, model, home=Path(os.environ["FEDRAD_SITE"]))
+
+
 def _slot(message: Message, home: Home) -> float:
     try:
-        order, _, _ = messages.read_order(message.content)
-    except (FormatError, ValueError):  # no order, or Flower's own error message: no protocol, no slot, and no work
+        return slot_of(home, messages.read_order(message.content).order)
+    except Exception:  # no order: no protocol, no slot, and no work. What else is wrong with it ends no node: `_answered` makes it a code
         return 0.0
-    return slot_of(home, order)
 
 
 def _answered(message: Message, site: Site, *, work: Work, entropy: Entropy) -> _Said:
     try:
-        order, model, witness = messages.read_order(message.content)
-        return _Said(answer(site, order, model, work=work, entropy=entropy, witness=witness))
+        return _Said(answer(site, messages.read_order(message.content), work=work, entropy=entropy))
     except SyncError:
         raise
-    except FormatError:
-        return _failed("version", FormatError)
+    except FormatError:  # no order at all: that it came is in the audit log, too
+        return _Said(refused(site, None, code="version", reason="version"), FormatError)
     except Exception as error:
         return _failed("internal", type(error))
 
@@ -124,4 +127,4 @@ def _reply(message: Message, said: _Said) -> Message:
     return Message(messages.answer_content(said.answer), reply_to=message)
 
 
-app = make_app(_installed, work=run_child)
+app = make_app(_installed, work=_work)

@@ -17,7 +17,8 @@ class Outbox:
 
     def put(self, question: str, envelope: Signed, vector: Vector) -> None:
         """Durable when this returns. The first line is the signed envelope, the rest the vector's bytes."""
-        write_atomic(self._path(question), envelope.model_dump_json().encode() + b"\n" + to_bytes(vector))
+        dtype = envelope.peek(Envelope, what="outbox").dtype
+        write_atomic(self._path(question), envelope.model_dump_json().encode() + b"\n" + to_bytes(vector, dtype))
 
     def get(self, question: str) -> Answer | None:
         """The sealed answer, or None.
@@ -34,7 +35,7 @@ class Outbox:
         envelope = signed.peek(Envelope, what="outbox")
         if sha256_hex(payload) != envelope.payload:
             raise FormatError("outbox: a sealed answer is damaged", hint="nothing was sent; restore the outbox, or answer the next round")
-        return Answer(envelope=signed, vector=from_bytes(payload, length=envelope.length, what="outbox"))
+        return Answer(envelope=signed, vector=from_bytes(payload, length=envelope.length, what="outbox", dtype=envelope.dtype))
 
     def _path(self, question: str) -> Path:
         return self.directory / f"{question}.answer"

@@ -76,7 +76,7 @@ def check_file(site: Site, path: Path, *, lost: Path) -> str:
         raise MisuseError(f"{path.name}: no such file", hint="name a receipt, an envelope or a manifest.json of the coordinator's")
     signed = parse_json(path.read_bytes(), Signed, name=path.name)
     kind = _format(signed, path.name)
-    if kind == "fedrad-envelope-1":
+    if kind == "fedrad-envelope-2":
         if _set_aside(lost, signed.peek(Envelope, what=path.name).ledger):  # signed with an earlier identity's key
             return f"{path.name}: is of a ledger that was set aside"
         envelope = signed.open(Envelope, site.key.public, what=path.name)
@@ -115,7 +115,7 @@ def _set_aside(lost: Path, head: str) -> bool:
 def _format(signed: Signed, name: str) -> str:
     import json
 
-    known = ("fedrad-envelope-1", "fedrad-receipt-1", "fedrad-manifest-1")
+    known = ("fedrad-envelope-2", "fedrad-receipt-1", "fedrad-manifest-2")
     try:
         found = json.loads(signed.body)["format"]
     except (ValueError, KeyError, TypeError):
