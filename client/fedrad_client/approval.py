@@ -1,29 +1,26 @@
-"""A person accepts a protocol: gates on this site's own data, its own noise, and the protocol's bytes kept under their hash."""
+"""A person accepts a protocol: this site's own plan and cost of it, and the protocol's bytes kept under their hash."""
 
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedrad_client import audit
-from fedrad_client.config import Resources
-from fedrad_client.policy import refusals
+from fedrad_client.changes import Changes, changes
+from fedrad_client.gates import check_delta, check_trainable, declared, exact_metrics_obstacles, gates
+from fedrad_client.grants import Approval, Grant, granted, read_approval, write_approval
+from fedrad_client.policy import plan_refusals, refusals
 from fedrad_client.privacy.account import Account, Opening, epsilon_at
-from fedrad_client.privacy.ledger import evaluation_cost, training_charge, what_crosses
+from fedrad_client.privacy.ledger import evaluation_cost, read_ledger, training_charge, what_crosses
 from fedrad_client.privacy.plan import Plan, make_plan
-from fedrad_client.site import Home, Site
+from fedrad_client.site import LEDGER, Home, Site
+from fedrad_client.traffic import RoundBytes, bytes_a_round
 from fedrad_common.accounting import rounded_up
-from fedrad_common.canonical import canonical_json
+from fedrad_common.audit import RUN
+from fedrad_common.canonical import canonical_json, sha256_hex
 from fedrad_common.config import read_toml
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import fsync_directory, new_folder, write_atomic
 from fedrad_common.protocol import TrainingProtocol, parse_protocol
-
-if TYPE_CHECKING:
-    from fedrad_client.cohort.store import Cohort
-
-LEAST_OF_A_CLASS = 50  # validation patients, for exact histograms
 
 
 @dataclass(frozen=True)
@@ -33,27 +30,55 @@ class Preview:
     protocol: TrainingProtocol
     plan: Plan
     n_parameters: int
-    bytes_a_round: int  # of one update, without the envelope's few hundred
-    evaluation_bytes: int  # of one histogram answer; 0 where this site would not evaluate
+    traffic: RoundBytes
+    approval: Approval  # as it would be, with what was approved before
+    grant: Grant
     epsilon_before: float  # what the ceiling's filter holds now
-    epsilon_after: float | None  # None: no bound
+    epsilon_after_one: float | None  # with one more run; None: no bound
+    epsilon_after: float | None  # with all runs that the approval would let begin; None: no bound
     ceiling: float
+    changes: Changes | None  # None: no other protocol of this name is approved here
     obstacles: tuple[str, ...]  # why it cannot be approved: the policy, or the ceiling
     warnings: tuple[str, ...]  # local, for the person who approves; nothing of it leaves
 
+    @property
+    def evaluation_bytes(self) -> int:
+        """Of one histogram answer; 0 where this site would not evaluate."""
+        return self.traffic.histogram_out
 
-def preview(home: Home, opening: Opening, account: Account, content: bytes, *, declared_size: int) -> Preview:
+    @property
+    def runs(self) -> int:
+        """That this approval would let begin from now on; at least the one that it is about."""
+        return max(1, self.grant.left)
+
+
+def preview(
+    home: Home,
+    opening: Opening,
+    account: Account,
+    content: bytes,
+    *,
+    declared_size: int | None = None,
+    runs: int | None = None,
+    run: str | None = None,
+) -> Preview:
     """Work out a protocol's plan for this site. Spends and writes nothing.
+
+    Args:
+        declared_size: None: the one that the policy names.
+        runs: how many may begin, in all; None: one, or none besides the one that is named.
+        run: the id of one run, approved by name.
 
     Raises:
         ConfigError: the protocol is malformed, or its network or loss couples patients.
-        MisuseError: no cohort fits it, or the size is too large for delta.
+        MisuseError: no cohort fits it, or the size is another than the policy's, or too large for delta.
     """
     from fedrad_client.cohort.store import newest_fitting, open_cohort
     from fedrad_common.models import initial_vector
 
     config = home.config
     protocol = parse_protocol(content)
+    declared_size = declared(config.policy, declared_size)
     n_parameters = initial_vector(protocol).size
     check_delta(opening.delta, declared_size)
     cohort = open_cohort(home.cohort, newest_fitting(home.cohort, protocol))
@@ -67,72 +92,129 @@ def preview(home: Home, opening: Opening, account: Account, content: bytes, *, d
         least_noise=config.policy.min_noise_multiplier,
         validation_fraction=opening.validation_fraction,
     )
+    if config.policy.metrics == "none":
+        plan = plan.model_copy(update={"evaluation": "none", "evaluation_noise": 0.0})
     if protocol.task.kind != "echo":  # which learns nothing, and needs no torch
         check_trainable(protocol, plan, config.resources)
-    charge = training_charge(opening, plan, protocol.privacy.steps)
-    after = account.training + charge["cost"]
-    tainted = account.tainted.union(opening.earlier_unbounded)
-    unbounded = plan.noise_multiplier == 0 or account.unbounded_runs > 0 or bool(opening.earlier_unbounded)
-    before = rounded_up(epsilon_at(account.training, order=opening.order, delta=opening.filter_delta))
-    obstacles = [*refusals(protocol, config.policy, n_parameters, tainted=tainted), *exact_metrics_obstacles(cohort, protocol)]
-    crossed = what_crosses(opening, account, **charge, validation_cost=evaluation_cost(protocol, plan, opening.order))
-    if crossed:
+    by_name = config.policy.approval == "run"
+    approval = _approval(home, protocol.hash, account, runs=0 if by_name and runs is None else runs, run=run)
+    grant = granted(approval, account.runs, protocol.hash)
+    obstacles = [
+        *refusals(protocol, config.policy, n_parameters, tainted=account.tainted.union(opening.earlier_unbounded)),
+        *plan_refusals(protocol, plan, config.policy),
+        *exact_metrics_obstacles(cohort, protocol),
+    ]
+    if by_name and (run is None or runs):
+        obstacles.append("policy.approval is 'run' here: each run is approved by its name, with --run ID")
+    if not grant.left:
+        warnings += ("no further run may begin under this approval: all that it is for have begun; --runs or --run adds one",)
+    more = max(1, grant.left)
+    if crossed := what_crosses(opening, account, **_charge(opening, plan, protocol, runs=more)):
         obstacles.append(f"does not fit below this site's ceiling, which is for its lifetime: {crossed}")
     return Preview(
         protocol=protocol,
         plan=plan,
         n_parameters=n_parameters,
-        bytes_a_round=4 * n_parameters,
-        evaluation_bytes=0 if plan.evaluation == "none" else 4 * len(protocol.task.labels) * 2 * protocol.evaluation.bins,
-        epsilon_before=before,
-        epsilon_after=None if unbounded else rounded_up(epsilon_at(after, order=opening.order, delta=opening.filter_delta)),
+        traffic=bytes_a_round(protocol, n_parameters, evaluates=plan.evaluation != "none"),
+        approval=approval,
+        grant=grant,
+        epsilon_before=_filtered(opening, account.training),
+        epsilon_after_one=_after(opening, account, plan, protocol, runs=1),
+        epsilon_after=_after(opening, account, plan, protocol, runs=more),
         ceiling=opening.epsilon,
+        changes=changes(home, protocol),
         obstacles=tuple(obstacles),
         warnings=warnings,
     )
 
 
-def check_trainable(protocol: TrainingProtocol, plan: Plan, resources: Resources) -> None:
-    """Raises ConfigError: what one patient does to an update of this network could not be told from the others' part in it."""
-    from fedrad_client.privacy.batches import images_at_a_time
-    from fedrad_client.privacy.trainable import check_network, check_places
-    from fedrad_client.privacy.training import views_of
-    from fedrad_client.work.tensors import choose_device
-
-    check_network(protocol)
-    views, device = views_of(protocol), choose_device(resources.device).type
-    images = images_at_a_time(resources.micro_batch, expected_batch=plan.expected_batch, views=views, device=device)
-    if plan.noise_multiplier > 0:
-        check_places(protocol, images=images, views=views, device=device)
+def _approval(home: Home, name: str, account: Account, *, runs: int | None, run: str | None) -> Approval:
+    """What a person's yes would add to what they said before. Raises MisuseError for an id that no run can have."""
+    if run is not None and not RUN.holds(run):
+        raise MisuseError(f"--run: {run!r} is no run's id", hint="take it from `fedrad-site audit show`, or from the coordinator")
+    folder = home.path / "approved" / name
+    before = read_approval(folder) if name in home.approvals else Approval(runs=0, since=len(account.runs))
+    return before.plus(runs=(1 if run is None else 0) if runs is None else runs, named=run)
 
 
-def approve(site: Site, content: bytes, *, declared_size: int) -> Preview:
-    """Keep the protocol's bytes and this site's plan under the protocol's hash.
+def _charge(opening: Opening, plan: Plan, protocol: TrainingProtocol, *, runs: int) -> dict[str, float]:
+    one = {
+        **training_charge(opening, plan, protocol.privacy.steps),
+        "validation_cost": evaluation_cost(protocol, plan, opening.order),
+    }
+    return {name: runs * cost for name, cost in one.items()}
+
+
+def _after(opening: Opening, account: Account, plan: Plan, protocol: TrainingProtocol, *, runs: int) -> float | None:
+    if plan.noise_multiplier == 0 or account.unbounded_runs > 0 or opening.earlier_unbounded:
+        return None
+    return _filtered(opening, account.training + _charge(opening, plan, protocol, runs=runs)["cost"])
+
+
+def _filtered(opening: Opening, divergence: float) -> float:
+    return rounded_up(epsilon_at(divergence, order=opening.order, delta=opening.filter_delta))
+
+
+def approve(
+    site: Site, content: bytes, *, declared_size: int | None = None, runs: int | None = None, run: str | None = None
+) -> Preview:  # fmt: skip
+    """Keep the protocol's bytes, this site's plan and the runs that it is approved for under the protocol's hash.
+
+    Approved again, it holds for the most runs that were ever typed, and for every run that was named.
 
     Raises:
         MisuseError: it asks for more than the policy or the ceiling allows, or was approved already with another size.
         FedradError: the disk is full; nothing was approved.
     """
-    seen = preview(site.home, site.ledger.opening, site.ledger.account, content, declared_size=declared_size)
+    seen = preview(site.home, site.ledger.opening, site.ledger.account, content, declared_size=declared_size, runs=runs, run=run)
+    folder = site.home.path / "approved" / seen.protocol.hash
     before = site.approved(seen.protocol.hash)
     if before is not None and before[1] != seen.plan:
-        raise MisuseError(
-            f"protocol: approved already with declared size {before[1].declared_size}, not {declared_size}",
-            hint="a declared size stays for the run; approve with the same one",
-        )
-    if before is not None:
+        _refuse_another_plan(before[1], seen.plan)
+    if before is not None and read_approval(folder) == seen.approval:
         return seen  # its cost may be reserved by now; that is no second one
     if seen.obstacles:
         raise MisuseError(
             f"protocol: {seen.obstacles[0]}",
             hint="nothing was approved; the hospital decides: change site.toml, or ask the coordinator for another protocol",
         )
-    with new_folder(site.home.path / "approved" / seen.protocol.hash) as folder:
-        write_atomic(folder / "protocol.toml", content)
-        write_atomic(folder / "plan.json", canonical_json(seen.plan.model_dump(mode="json")) + b"\n")
+    if before is not None:
+        _record(site, seen, run)
+        write_approval(folder, seen.approval)
+        return seen
+    with new_folder(folder) as beside:
+        write_atomic(beside / "protocol.toml", content)
+        write_atomic(beside / "plan.json", canonical_json(seen.plan.model_dump(mode="json")) + b"\n")
+        write_approval(beside, seen.approval)
         # Before the folder gets its name: no approval may count that the log does not know.
-        audit.record(site.audit, "approve", protocol=seen.protocol.hash, declared_size=declared_size, epsilon=seen.plan.epsilon)
+        _record(site, seen, run)
     return seen
+
+
+def _refuse_another_plan(before: Plan, now: Plan) -> None:
+    if before.declared_size != now.declared_size:
+        raise MisuseError(
+            f"protocol: approved already with declared size {before.declared_size}, not {now.declared_size}",
+            hint="a declared size stays for the run; approve with the same one",
+        )
+    raise MisuseError(
+        "protocol: approved already, and site.toml or the ledger's ceiling has changed since",
+        hint="what was fixed then stays; to fix it anew: unapprove, then approve",
+    )
+
+
+def _record(site: Site, seen: Preview, run: str | None) -> None:
+    named = {} if run is None else {"run": run}
+    audit.record(
+        site.audit,
+        "approve",
+        protocol=seen.protocol.hash,
+        declared_size=seen.plan.declared_size,
+        epsilon=seen.plan.epsilon,
+        runs=seen.approval.runs,
+        policy=sha256_hex(canonical_json(site.config.policy.model_dump(mode="json"))),
+        **named,
+    )
 
 
 def withdraw_approval(site: Site, prefix: str) -> str:
@@ -155,51 +237,32 @@ def withdraw_approval(site: Site, prefix: str) -> str:
     return found[0]
 
 
-def gates(cohort: "Cohort", protocol: TrainingProtocol, declared_size: int) -> tuple[str, ...]:
-    """Look at the data once, locally, before approval: the coordinator learns approval or silence, never why."""
-    from fedrad_client.cohort.dataset import load_dataset
+@dataclass(frozen=True)
+class Approved:
+    """One approval as it stands, for a list."""
 
-    training = load_dataset(cohort, part="training", labels=protocol.task.labels)
-    warnings = []
-    if training.n_patients < math.ceil(declared_size / 2):
-        warnings.append(
-            "fewer than half of the declared patients are in the training part: the noise is made for more; consider a smaller size"
-        )
-    if training.n_patients == 1:
-        warnings.append("one patient only: an update of this site is that patient and the noise")
-    for index, label in enumerate(protocol.task.labels):
-        if not {0.0, 1.0} <= set(training.labels[:, index].tolist()):
-            warnings.append(f"label {label!r}: all training images are of one class; this site teaches the model nothing about the other")
-    return tuple(warnings)
+    name: str
+    hash: str
+    declared_size: int
+    epsilon: float | None  # of each run; None: no bound
+    runs: int  # that may begin in all, besides named ones
+    named: tuple[str, ...]
+    begun: tuple[str, ...]  # since it was approved
+    left: int  # that may still begin
 
 
-def exact_metrics_obstacles(cohort: "Cohort", protocol: TrainingProtocol) -> list[str]:
-    """Exact histograms want enough validation patients of each class (privacy.md, rule 11); seen here, locally, never at run time."""
-    if protocol.evaluation.release != "exact" or not protocol.evaluation.rounds:
-        return []
-    import numpy as np
-
-    from fedrad_client.cohort.dataset import load_dataset
-
-    validation = load_dataset(cohort, part="validation", labels=protocol.task.labels)
-    short = []
-    for index, label in enumerate(protocol.task.labels):
-        known = ~np.isnan(validation.labels[:, index])
-        positive = set(validation.owner[known & (validation.labels[:, index] == 1)].tolist())
-        negative = set(validation.owner[known].tolist()) - positive
-        if min(len(positive), len(negative)) < LEAST_OF_A_CLASS:
-            short.append(f"evaluation.release: exact histograms of {label!r} want {LEAST_OF_A_CLASS} validation patients of each class")
-    return short
-
-
-def check_delta(delta: float, declared_size: int) -> None:
-    if declared_size < 1:
-        raise MisuseError(f"declared size: {declared_size} is not a number of patients")
-    if delta > 1 / (10 * declared_size) * (1 + 1e-9):
-        raise MisuseError(
-            f"privacy.delta: the ledger's {delta:g} is above 1 / (10 × {declared_size})",
-            hint="a declared size this large needs a smaller delta, which is fixed when a ledger is opened",
-        )
+def approvals(home: Home) -> list[Approved]:
+    """Every approval, by hash; from small files and the ledger, without a lock. Raises FormatError where one is damaged."""
+    _, account, _ = read_ledger(home.path / LEDGER)
+    listed = []
+    for name in home.approvals:
+        found = home.approved(name)
+        if found is None:  # taken back just now
+            continue
+        (protocol, plan), grant = found, home.grant(name, account)
+        named = tuple(sorted(grant.named))
+        listed.append(Approved(protocol.name, name, plan.declared_size, plan.epsilon, grant.runs, named, grant.begun, grant.left))
+    return listed
 
 
 def read_protocol(path: Path) -> bytes:
