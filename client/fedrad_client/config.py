@@ -2,11 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, field_validator
 
 from fedrad_common.config import Section
 from fedrad_common.protocol import Name
 from fedrad_common.records import SiteName
+
+ANY = "any"
+Metrics = Literal["exact", "noised", "none"]
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+Hours = Annotated[str, StringConstraints(pattern=f"^{_TIME}-{_TIME}$")]
 
 
 class Identity(Section):
@@ -33,17 +38,33 @@ class Policy(Section):
     """The site's veto. Every limit is the most that is accepted; unknown means no."""
 
     tasks: tuple[Name, ...] = ("classification",)
-    models: tuple[Name, ...] = ()  # empty: every registered one
+    models: tuple[Name, ...] = (ANY,)  # or the names of those that are accepted; none, where the list is empty
+    strategies: tuple[Name, ...] = (ANY,)  # of aggregation; likewise
     max_parameters: PositiveInt = 20_000_000
+    max_rounds: PositiveInt = 200
+    max_bytes_per_round: PositiveInt = 300_000_000  # in and out together, training and evaluation
     max_epsilon_per_run: PositiveFloat = 8.0
     min_noise_multiplier: Annotated[float, Field(ge=0.5)] = 0.5
-    exact_metrics: bool = False  # let exact validation histograms leave, marked
+    declared_size: NonNegativeInt = 0  # patients, the only size that an approval may declare; 0: typed at each approval
+    metrics: Metrics = "noised"  # validation histograms: "exact" ones leave marked; "none": none leave
     unbounded: bool = False  # let runs without privacy train here; the ledger then says "no bound" for ever
+    approval: Literal["protocol", "run"] = "protocol"  # "run": a person names each run of an approved protocol
+    hours: tuple[Hours, ...] = ()  # HH:MM-HH:MM, this machine's local time, over midnight too; empty: always
+    pause_file: Annotated[str, StringConstraints(min_length=1)] = "paused"  # while it exists nothing is answered; relative to the home
+
+    @field_validator("hours")
+    @classmethod
+    def _hours_last(cls, hours: tuple[str, ...]) -> tuple[str, ...]:
+        for span in hours:
+            if span[:5] == span[6:]:
+                raise ValueError(f"{span} ends as it begins: for the whole day leave the list empty")
+        return hours
 
 
 class Resources(Section):
-    """What changes only speed."""
+    """What changes only speed, and how strictly the process that works is shut in."""
 
+    confinement: Literal["required", "preferred"] = "preferred"  # required: no work where the machine cannot shut it in wholly
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores
     micro_batch: PositiveInt = 256  # images at a time

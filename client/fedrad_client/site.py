@@ -3,14 +3,17 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from fedrad_client import audit
 from fedrad_client.config import Budget, SiteConfig
+from fedrad_client.grants import Grant, granted, read_approval
+from fedrad_client.hours import local_now
 from fedrad_client.outbox import Outbox
-from fedrad_client.privacy.account import Opening
+from fedrad_client.privacy.account import Account, Opening
 from fedrad_client.privacy.ledger import Ledger
 from fedrad_client.privacy.plan import Plan
 from fedrad_common.chain import Chain, Entry
@@ -20,7 +23,7 @@ from fedrad_common.files import disk_error, fsync_directory, write_atomic
 from fedrad_common.identity import PublicKey, SigningKey
 from fedrad_common.protocol import TrainingProtocol, parse_stored
 
-LEDGER, AUDIT, PAUSED = "ledger.chain", "audit.chain", "paused"
+LEDGER, AUDIT, PAUSED, LEFT = "ledger.chain", audit.AUDIT, "paused", "left"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,13 @@ class Home:
 
     @property
     def paused(self) -> bool:
-        return (self.path / PAUSED).exists()
+        """By `fedrad-site pause`, or by the file that the hospital's own tools make; one that cannot be looked at counts, too."""
+        return any(_is_there(self.path / name) for name in (PAUSED, LEFT, self.config.policy.pause_file))
+
+    @property
+    def left(self) -> bool:
+        """A person took this site out, until it is enrolled anew."""
+        return _is_there(self.path / LEFT)
 
     @property
     def pseudonym_secret(self) -> bytes:
@@ -81,12 +90,26 @@ class Home:
             raise FormatError("approved protocol: its bytes do not have its hash", hint="approve it again")
         return protocol, plan
 
+    def grant(self, protocol_hash: str, account: Account) -> Grant:
+        """For which runs the protocol was approved, and which of them were begun."""
+        return granted(read_approval(self.path / "approved" / protocol_hash), account.runs, protocol_hash)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
 
 class Site:
     """An open site. Holds the locks of ledger and audit log until `close`."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, home: Home, *, now: Callable[[], datetime] = local_now) -> None:
+        self.home, self.now = home, now
         self.config = home.config
         self.key = home.envelope_key
         self.coordinator = home.coordinator
@@ -98,6 +121,7 @@ class Site:
             self.audit = Chain.open(home.path / AUDIT, audit.KIND)
             try:
                 check_releases_are_paid(self.ledger, self.audit.entries)
+                audit.settle(self.audit)
             except BaseException:
                 self.audit.close()
                 raise
@@ -124,6 +148,9 @@ class Site:
             self._approved[protocol_hash] = found
         return self._approved[protocol_hash]
 
+    def grant(self, protocol_hash: str) -> Grant:
+        return self.home.grant(protocol_hash, self.ledger.account)
+
     def forget_approval(self, protocol_hash: str) -> None:
         self._approved.pop(protocol_hash, None)
 
@@ -141,8 +168,13 @@ def open_site(path: Path) -> Iterator[Site]:
         site.close()
 
 
-def create_site(path: Path, config: SiteConfig, *, toml: str, coordinator: PublicKey | None = None) -> Home:
+def create_site(
+    path: Path, config: SiteConfig, *, toml: str, coordinator: PublicKey | None = None, enrol: Callable[[Path], None] | None = None
+) -> Home:
     """Make a site's home: config, keys that never leave it, an empty ledger and audit log. All or nothing.
+
+    Args:
+        enrol: what else belongs to it, made once the envelope key is there.
 
     Raises:
         MisuseError: the folder holds something already.
@@ -160,6 +192,8 @@ def create_site(path: Path, config: SiteConfig, *, toml: str, coordinator: Publi
             write_atomic(path / "keys" / "coordinator.pub", coordinator.hex.encode() + b"\n")
         Chain.create(path / AUDIT, audit.KIND, {"site": config.site.name, **first.ceilings}).close()
         Ledger.create(path / LEDGER, first).close()
+        if enrol is not None:
+            enrol(path)
         write_atomic(path / "site.toml", toml.encode())  # last: without it there is no site here
         fsync_directory(path.parent)
     return Home(path)
@@ -211,12 +245,16 @@ def check_releases_are_paid(ledger: Ledger, log: list[Entry]) -> None:
     Raises:
         ChainError: the ledger is an older copy, or another one.
     """
-    known = {entry.hash for entry in ledger.chain.entries}
-    mine = (entry.number for entry in log if entry.type == "recover" and entry.body["identity"] == ledger.opening.identity)
-    since = max(mine, default=0)  # a recovery that died before it moved anything is none
-    missing = sum(entry.type == "release" and entry.body["ledger"] not in known for entry in log[since:])
-    if missing:
+    if missing := unpaid_releases(ledger.chain.entries, log):
         raise ChainError(
             f"ledger.chain: lacks the payment of {missing} answers that the audit log says were released",
             hint="it is an older copy: put the newest one back; if it is lost: fedrad-site ledger recover --assume-spent",
         )
+
+
+def unpaid_releases(ledger: Sequence[Entry], log: Sequence[Entry]) -> int:
+    """How many answers the audit log says were released since the last recovery, and the ledger does not hold."""
+    known, identity = {entry.hash for entry in ledger}, ledger[0].body.get("identity")
+    mine = (entry.number for entry in log if entry.type == "recover" and entry.body.get("identity") == identity)
+    since = max(mine, default=0)  # a recovery that died before it moved anything is none
+    return sum(entry.type == "release" and entry.body.get("ledger") not in known for entry in log[since:])

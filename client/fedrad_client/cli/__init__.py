@@ -2,7 +2,7 @@
 
 import typer
 
-from fedrad_client.cli import approval, audit, cohort, intake, ledger, node, setup
+from fedrad_client.cli import approval, audit, cohort, doctor, intake, ledger, node, setup
 from fedrad_common.cli import run_cli
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.add_typer(ledger.app, name="ledger")
 app.command("privacy-statement")(ledger.privacy_statement)
 cohort.register(app)
 audit.register(app)
+doctor.register(app)
 
 
 def main() -> None:

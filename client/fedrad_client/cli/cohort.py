@@ -24,6 +24,8 @@ def withdraw(
 
     One Patient ID a line; where the files name an Issuer of Patient ID, that behind it, after a tab.
 
+    Exit codes: 0 withdrawn, also where it was before · 1 failed · 2 misused.
+
     Example: fedrad-site withdraw --ids withdrawn.txt --home north
     """
     from fedrad_client.intake.verb import withdraw_patients

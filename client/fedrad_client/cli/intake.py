@@ -24,6 +24,8 @@ def ingest(
 ) -> None:
     """Read, de-identify and normalise a folder into a new cohort generation. The folder is not changed.
 
+    Exit codes: 0 made, or nothing is new · 1 failed; the old generation stays current · 2 misused.
+
     Example: fedrad-site ingest /mnt/export --labels labels.csv --protocol chest.toml
     """
     from fedrad_client.intake.verb import ingest_folder
@@ -34,14 +36,19 @@ def ingest(
 
 def deid(
     explain: Annotated[bool, typer.Option("--explain", help="Print every rule with its paragraph of PS3.15.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """De-identification: what is kept of a DICOM file. Everything not listed does not exist.
 
+    Exit codes: 0 printed · 2 misused.
+
     Example: fedrad-site deid --explain
     """
-    from fedrad_client.intake.deid import explain as rules
+    from fedrad_client.intake.deid import explain as text
+    from fedrad_client.intake.deid import explained
     from fedrad_common.errors import MisuseError
 
     if not explain:
         raise MisuseError("deid: nothing to do", hint="use --explain; files are de-identified by `fedrad-site ingest`")
-    typer.echo(rules())
+    kept = [{"keyword": keyword, "action": action, "kept": what} for keyword, action, what in explained()]
+    emit({"format": "fedrad-deid-1", "rules": kept, "all_else": "does not exist"}, as_json=as_json, lines=[text()])

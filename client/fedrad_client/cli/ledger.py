@@ -9,7 +9,7 @@ from fedrad_client.cli.options import HERE, HomeOption, JsonOption
 from fedrad_common.cli import emit
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the page that is there.")]
-app = typer.Typer(help="The privacy account: show, verify, recover.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
@@ -22,6 +22,8 @@ def show(
 ) -> None:
     """Show the privacy account: ceiling, what is reserved, what is left, run by run.
 
+    Exit codes: 0 shown · 1 the ledger is missing, damaged or shortened · 2 misused, or site.toml is looser than the ledger.
+
     Example: fedrad-site ledger --home north
     """
     if context.invoked_subcommand is not None:
@@ -32,10 +34,10 @@ def show(
     from fedrad_client.privacy.overview import facts, lines
     from fedrad_client.site import LEDGER, Home
     from fedrad_common.chain import read
-    from fedrad_common.files import write_atomic
+    from fedrad_common.files import check_target, write_atomic
 
     if html is not None:
-        _check_new(html, force=force)
+        check_target(html, option="--html", force=force)
     config = Home(home).config
     entries = read(home / LEDGER, KIND)
     opening = in_force(opening_of(entries[0]), config.privacy)
@@ -55,6 +57,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check the ledger from its first entry, against the audit log, and against any witness that you hold.
+
+    Exit codes: 0 whole, and every witness agrees · 1 damaged, shortened, contradicted, or in use · 2 misused.
 
     Example: fedrad-site ledger verify --witness receipt.json --home north
     """
@@ -88,6 +92,8 @@ def with_other(
     as_json: JsonOption = False,
 ) -> None:
     """What somebody bears who is a patient here and at another hospital.
+
+    Exit codes: 0 shown · 1 one of the two cannot be read · 2 misused.
 
     Example: fedrad-site ledger with south-ledger.json --home north
     """
@@ -129,6 +135,8 @@ def recover(
 ) -> None:
     """Go on after a ledger was lost or contradicted, or after the clock was wrong. A person decides; nothing is given back.
 
+    Exit codes: 0 done · 1 failed, or a program of this site is running · 2 misused; nothing was changed.
+
     Example: fedrad-site ledger recover --assume-spent --home north
     """
     from fedrad_client import recovery
@@ -151,7 +159,7 @@ def recover(
         f"epsilon {done.earlier_epsilon:g} of the lost ledger is assumed spent; {allowed}",
         f"  new identity  {done.identity}",
         f"  set aside     {done.kept}: keep it",
-        f"  next          {'give the new envelope key to the coordinator, and approve each protocol anew' if done.epsilon else nothing}",
+        f"  next          {'enrol anew (fedrad-site request) and approve each protocol anew' if done.epsilon else nothing}",
     )
     emit(vars(done), as_json=as_json, lines=lines)
 
@@ -164,29 +172,22 @@ def privacy_statement(
 ) -> None:
     """Print what this site promises its patients, with its own figures, for a data-protection officer to sign.
 
+    Exit codes: 0 printed, or written · 1 failed · 2 misused.
+
     Example: fedrad-site privacy-statement --html statement.html --home north
     """
     from fedrad_client.privacy.statement import facts, lines, statement_page
     from fedrad_client.site import Home
-    from fedrad_common.files import write_atomic
+    from fedrad_common.files import check_target, write_atomic
 
     if html is not None:
-        _check_new(html, force=force)
+        check_target(html, option="--html", force=force)
     value = facts(Home(home))
     if html is not None:
         write_atomic(html, statement_page(value).encode())
         emit({"page": str(html)}, as_json=as_json, lines=(f"written: {html}",))
         return
     emit(value, as_json=as_json, lines=lines(value))
-
-
-def _check_new(path: Path, *, force: bool) -> None:
-    from fedrad_common.errors import MisuseError
-
-    if path.exists() and not force:
-        raise MisuseError(f"--html: {path.name}: exists already", hint="name another file, or add --force")
-    if not path.parent.is_dir():
-        raise MisuseError(f"--html: {path.name}: there is no such folder", hint="make the folder first, or name another file")
 
 
 def _place(context: typer.Context, home: Path) -> Path:

@@ -1,6 +1,7 @@
 """`fedrad-site start`, `status`, `pause` and `resume`: the node."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,68 +16,89 @@ def register(app: typer.Typer) -> None:
 
 
 def start(
-    server: Annotated[str | None, typer.Option(help="The coordinator's address for sites, HOST:PORT.")] = None,
+    server: Annotated[str | None, typer.Option(help="HOST:PORT instead of the one in site.toml; its certificate is checked alike.")] = None,
     home: HomeOption = HERE,
-    show_keys: Annotated[bool, typer.Option("--show-keys", help="Print what the coordinator needs to admit this site, and end.")] = False,
+    show_keys: Annotated[bool, typer.Option("--show-keys", help="Print the public keys of this site, and end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer the coordinator's orders, in the foreground, until SIGTERM. Nothing but approved protocols is answered.
 
-    Example: fedrad-site start --server 127.0.0.1:9092 --home north
+    Exit codes: 0 ended by SIGTERM or Ctrl-C · 1 failed (another node serves this site) · 2 misused (settings, a missing key). A coordinator
+    that is away, or has not admitted this site yet, is no failure: the node says so, and tries again.
+
+    Example: fedrad-site start --home north
     """
-    from fedrad_client.node.key import PUBLIC, node_key
+    from fedrad_client.enrolment import connecting_key
+    from fedrad_client.node.key import PUBLIC
     from fedrad_client.site import Home
-    from fedrad_common.errors import MisuseError
 
     site = Home(home)
     if show_keys:
         name, envelope = site.config.site.name, site.envelope_key.public.hex
-        node_key(home)
+        connecting_key(home)
         keys = {"site": name, "node_key": str(home / PUBLIC), "envelope_key": envelope}
         emit(keys, as_json=as_json, lines=(f"node key      {home / PUBLIC}", f"envelope key  {envelope}"))
         return
-    if server is None:
-        raise MisuseError("start: --server is missing", hint="fedrad-site start --server 127.0.0.1:PORT")
     from fedrad_client.node.service import run_node
 
     run_node(home, server)
 
 
 def status(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
-    """Show the site at a glance: paused or not, cohort, approvals, answers given.
+    """Show the site at a glance: paused, answering or not running; when the coordinator last answered; cohort, approvals, answers.
+
+    "Healthy" is a round trip with the coordinator in the last 9 seconds.
+
+    Exit codes: 0 whatever it shows · 1 a log of the site is damaged · 2 there is no site here.
 
     Example: fedrad-site status --json
     """
     from fedrad_client.site import Home
-    from fedrad_client.status import facts
+    from fedrad_client.status import facts, lines
 
     value = facts(Home(home))
-    emit(value, as_json=as_json, lines=[f"{key.replace('_', ' '):<16}{_shown(item)}" for key, item in value.items()])
+    emit(value, as_json=as_json, lines=lines(value))
 
 
-def pause(home: HomeOption = HERE) -> None:
+def pause(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
     """Answer every order with `paused` from now on.
+
+    Exit codes: 0 paused (also if it was), 1 failed, or paused without an entry in the audit log, 2 misused.
 
     Example: fedrad-site pause
     """
     from fedrad_client.site import PAUSED, Home
     from fedrad_common.files import write_atomic
 
-    write_atomic(home / PAUSED, b"") if Home(home).config else None
-    typer.echo("paused: every order is answered with 'paused' until `fedrad-site resume`")
+    if Home(home).config and not (home / PAUSED).exists():
+        write_atomic(home / PAUSED, b"")  # first: a log that takes no entry keeps nobody from pausing
+        _noted(home, "pause")
+    emit({"state": "paused"}, as_json=as_json, lines=["paused: every order is answered with 'paused' until `fedrad-site resume`"])
 
 
-def resume(home: HomeOption = HERE) -> None:
+def resume(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
     """Answer orders again.
+
+    Exit codes: 0 answering, 1 failed or still paused by the hospital's own pause file, 2 misused.
 
     Example: fedrad-site resume
     """
     from fedrad_client.site import PAUSED, Home
+    from fedrad_common.errors import FedradError
 
-    if Home(home).config:
+    site = Home(home)
+    if site.config and site.left:
+        raise FedradError("this site has left", hint="to take part again, with the same ledger: fedrad-site renew --invitation FILE")
+    if (home / PAUSED).exists():
+        _noted(home, "resume")
         (home / PAUSED).unlink(missing_ok=True)
-    typer.echo("answering")
+    if site.paused:
+        named = site.config.policy.pause_file
+        raise FedradError(f"still paused: the file {named!r} is there", hint="remove it, or have the program remove it that made it")
+    emit({"state": "answering"}, as_json=as_json, lines=["answering"])
 
 
-def _shown(item: Any) -> str:
-    return ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+def _noted(home: Path, event: Literal["pause", "resume"]) -> None:
+    from fedrad_client import audit
+
+    audit.note(home, event)

@@ -227,13 +227,17 @@ def _ruled(ds: Dataset, rule: Rule, cloak: Cloak) -> Value | None:
         return None
 
 
-def explain() -> str:
-    """The whole list, one rule a line: keyword, PS3.15 action, what is kept."""
-    rows = [
+def explained() -> list[tuple[str, str, str]]:
+    """The whole list by rule: keyword, PS3.15 action, what is kept."""
+    return [
         ("PatientID", "D", "keyed pseudonym of Patient ID and issuer; a file without one is set aside"),
         ("IssuerOfPatientID", "X", "part of the identity behind the pseudonym; not kept"),
         *((rule.keyword, rule.action, rule.keeps) for rule in RULES),
     ]
+
+
+def explain() -> str:
+    """The same for a person, one rule a line."""
     head = "keyword                    action  what is kept (PS3.15 table E.1-1: D dummy, U new UID, C cleaned, K kept, X removed)"
     tail = "everything else, private elements, nested sequences and file names included: does not exist in a cohort"
-    return "\n".join([head, *(f"{keyword:<26} {action:<7} {keeps}" for keyword, action, keeps in rows), tail])
+    return "\n".join([head, *(f"{keyword:<26} {action:<7} {keeps}" for keyword, action, keeps in explained()), tail])

@@ -221,8 +221,9 @@ def in_force(opening: Opening, budget: Budget) -> Opening:
     fixed = [(key, getattr(budget, key), getattr(opening, key), "again") for key in ("delta", "validation_fraction")]
     changed = [row for row in loose if row[1] > row[2]] + [row for row in fixed if row[1] != row[2]]
     for key, typed, held, how in changed:
+        absent = "" if key in budget.model_fields_set else " (the line is missing)"
         raise ConfigError(
-            f"site.toml: privacy.{key}: {typed:g}, this site's ledger was opened with {held:g}",
+            f"site.toml: privacy.{key}: {typed:g}{absent}, this site's ledger was opened with {held:g}",
             hint=f"it is for the site's lifetime: set {held:g} {how}; nothing was spent or sent",
         )
     if (budget.epsilon, budget.validation_epsilon) == (opening.epsilon, opening.validation_epsilon):
