@@ -19,7 +19,7 @@ from flwr.proto.control_pb2 import (
 )
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.error import FlowerError
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedrad_common.bundle import HASH, stub
@@ -34,6 +34,7 @@ class Node:
     name: str
     number: int
     status: str
+    public_key: bytes = b""  # as it was registered, PEM
 
 
 class _Bearer:
@@ -68,17 +69,13 @@ class Control:
             raise MisuseError(f"{name}: a node of this name is admitted already", hint="revoke it first, or use another name")
         return int(self._call("RegisterNode", RegisterNodeRequest(public_key=public_key, name=name)).node_id)
 
-    def unregister(self, name: str) -> None:
-        """The node is refused from its next call on."""
-        numbers = [node.number for node in self.nodes() if node.name == name]
-        if not numbers:
-            raise MisuseError(f"{name}: no node of this name is admitted")
-        for number in numbers:
-            self._call("UnregisterNode", UnregisterNodeRequest(node_id=number))
+    def remove(self, number: int) -> None:
+        """The node is refused from its next call on, and Flower never takes its key again."""
+        self._call("UnregisterNode", UnregisterNodeRequest(node_id=number))
 
     def nodes(self) -> list[Node]:
         found = self._call("ListNodes", ListNodesRequest()).nodes_info
-        return [Node(node.name, node.node_id, node.status) for node in found if node.status != "unregistered"]
+        return [Node(node.name, node.node_id, node.status, node.public_key) for node in found if node.status != "unregistered"]
 
     def start_run(self, run: str) -> int:
         """Start one with the stub bundle; `run` is only a label of Flower's records. Returns Flower's number of it."""
@@ -92,20 +89,44 @@ class Control:
         found = self._call("ListRuns", ListRunsRequest()).run_dict
         return sorted(number for number, run in found.items() if run.status.status != "finished")
 
-    def outcome(self, number: int) -> tuple[str, str]:
-        """Flower's status and sub-status: ("finished", "completed")."""
-        status = self._call("ListRuns", ListRunsRequest(run_id=number)).run_dict[number].status
-        return str(status.status), str(status.sub_status)
-
     def stop_run(self, number: int) -> None:
         self._call("StopRun", StopRunRequest(run_id=number))
 
     def _call(self, name: str, request: Any) -> Any:
         try:
             return getattr(self._client, name)(request)
+        except httpx.TimeoutException:
+            raise FedradError(
+                "the coordinator's server does not answer in time", hint="look at its log and at the machine's load, and try again"
+            ) from None
         except httpx.TransportError:
             raise not_running() from None
         except httpx.HTTPStatusError as error:
-            known = FlowerError.from_json(error.response.text)
-            detail = f"status {error.response.status_code}, code {known.code if known else 'none'}"
-            raise FedradError(f"the coordinator's server refused {name}: {detail}") from None
+            raise _refused(name, error.response) from None
+        except (httpx.HTTPError, ValueError):
+            raise FedradError(f"the coordinator's server: its answer to {name} cannot be read", hint=_OTHER) from None
+
+
+_OTHER = "the server may be of another release: stop it, and start it with this one"
+_ANSWERS: dict[int, tuple[str, str]] = {  # Flower's codes: what they mean here, and what a person may do
+    ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE: (
+        "this node key is registered, or was once",
+        "ask the site for a new key: fedrad-site renew; no key that was revoked comes back",
+    ),
+    ApiErrorCode.PUBLIC_KEY_NOT_VALID: ("this is no node key", "ask the site for its request again"),
+    ApiErrorCode.NODE_NOT_FOUND_OR_NOT_OWNER: ("this node is not registered, or no longer", "nothing is left to do"),
+    ApiErrorCode.RUN_ID_NOT_FOUND: ("the server does not know this run, or no longer", "start the run anew: fedrad-coordinator resume"),
+    ApiErrorCode.RUN_ALREADY_FINISHED: ("this run has ended already", "nothing is left to do"),
+    ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE: ("the server runs another version of Flower", _OTHER),
+}
+
+
+def _refused(name: str, response: httpx.Response) -> FedradError:
+    """Flower's refusal in our words: its own could quote whatever it was sent."""
+    known = FlowerError.from_json(response.text)
+    code = known.code if known else None
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        hint = "HOME/superlink/token is not the one that it was started with: stop the server and start it again"
+        return FedradError("the coordinator's server does not take our token", hint=hint)
+    what, hint = _ANSWERS.get(code or 0, (f"status {response.status_code}, code {code or 'none'}", "look at its log"))
+    return FedradError(f"the coordinator's server refused {name}: {what}", hint=hint)

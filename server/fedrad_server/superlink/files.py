@@ -19,7 +19,8 @@ class Ports(Section):
     format: Literal["fedrad-superlink-1"] = READY_FORMAT
     public: Port  # for sites
     private: Port  # for the coordinator's own programs
-    host: str = "127.0.0.1"
+    health: Port | None = None  # gRPC health service, on loopback; a free one at each start
+    host: str = "127.0.0.1"  # of the public one
     pid: int | None = None
 
 
@@ -45,6 +46,11 @@ class SuperLinkFiles:
     @property
     def database(self) -> Path:
         return self.folder / "state.db"
+
+    @property
+    def objects(self) -> Path:
+        """Vectors on their way, one file each, until their receiver has them."""
+        return self.folder / "objects"
 
     @property
     def ready_file(self) -> Path:
