@@ -11,10 +11,10 @@ import numpy as np
 from fedrad_common.errors import FormatError
 from fedrad_common.files import write_atomic
 from fedrad_common.identity import PublicKey
-from fedrad_common.packing import Vector, to_bytes, vector_hash
+from fedrad_common.packing import Vector, holds, vector_hash, wire_bytes
 from fedrad_common.protocol import TrainingProtocol
-from fedrad_common.records import Answer, Envelope, Kind, Order, Signed
-from fedrad_server.layout import write_signed
+from fedrad_common.records import Answer, Envelope, Kind, Order, Signed, dtype_of
+from fedrad_server.layout import vector_file, write_signed
 
 RejectionCode = Literal[
     "unknown-site",  # not in the run's roster
@@ -27,6 +27,7 @@ RejectionCode = Literal[
     "round",  # to an order that was never given
     "epoch",  # made in an epoch that has not begun
     "model",  # to another model than the one that was sent
+    "manifest",  # made by a site that was shown another past of the run
     "duplicate",  # the very envelope that is stored already: harmless
     "repeated",  # a second, different answer to one order
     "sequence",  # not newer than the site's last one: replayed
@@ -45,7 +46,6 @@ _LARGEST_COUNT = 2.0**24  # beyond it float32 does not hold every whole number
 _LARGEST_NOISE = 1e4  # of a histogram cell, in patients: more would drown every other site's
 _SPREAD = 10  # standard deviations that the sum of a noised histogram may stray
 _LARGEST_SIZE = 10**9  # patients; a weight of 400 digits would not even be a float
-_LARGEST_SEQUENCE = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Question:
     """One order, and what is known of the sites when its answers come in."""
 
     order: Order
+    manifest: str  # digest of the one that the order builds on
     protocol: TrainingProtocol
     keys: Mapping[str, PublicKey]
     sequences: Mapping[str, int] = field(default_factory=dict)  # the last accepted one of each site
@@ -89,16 +90,16 @@ def check(site: str, answer: Answer, question: Question) -> Envelope | Rejection
         return envelope
     if envelope.site != site:
         return "site"
-    if question.accepted.get(site) == answer.envelope.digest:
+    if question.accepted.get(site) == answer.envelope.digest and vector_hash(answer.vector, envelope.dtype) == envelope.payload:
         return "duplicate"
     return next((code for code, fits in CHECKS if not fits(envelope, answer.vector, question)), envelope)
 
 
 def store(folder: Path, answer: Answer, envelope: Envelope) -> None:
-    """The vector, then the envelope: once SITE.json is there, the answer is accepted, for good."""
+    """The vector as it was signed, then the envelope: once SITE.json is there, the answer is accepted, for good."""
     assert answer.envelope is not None
     assert answer.vector is not None
-    write_atomic(folder / f"{envelope.site}.f32", to_bytes(answer.vector))
+    write_atomic(vector_file(folder, envelope), wire_bytes(answer.vector, envelope.dtype))
     write_signed(folder / f"{envelope.site}.json", answer.envelope)
 
 
@@ -150,12 +151,13 @@ CHECKS: tuple[tuple[RejectionCode, Check], ...] = (
     ("round", lambda e, v, q: _phase(e) == _phase(q.order)),
     ("epoch", lambda e, v, q: e.epoch <= q.order.epoch),
     ("model", lambda e, v, q: e.model == q.order.model),
+    ("manifest", lambda e, v, q: e.manifest == q.manifest),
     ("repeated", lambda e, v, q: e.site not in q.accepted),
-    ("sequence", lambda e, v, q: q.sequences.get(e.site, 0) < e.sequence <= _LARGEST_SEQUENCE),
+    ("sequence", lambda e, v, q: q.sequences.get(e.site, 0) < e.sequence),
     ("declared-size", lambda e, v, q: e.declared_size == q.declared.get(e.site, min(e.declared_size, _LARGEST_SIZE))),
     ("length", lambda e, v, q: v.shape == (q.length,) and e.length == q.length),
-    ("dtype", lambda e, v, q: v.dtype == np.float32),
-    ("payload", lambda e, v, q: vector_hash(v) == e.payload),
+    ("dtype", lambda e, v, q: v.dtype == np.float32 and e.dtype == dtype_of(e.kind, q.protocol)),
+    ("payload", lambda e, v, q: vector_hash(v, e.dtype) == e.payload and holds(v, e.dtype)),
     ("non-finite", _is_finite),
     ("norm", _is_short),
     ("histogram", _counts),

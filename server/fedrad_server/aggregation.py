@@ -9,7 +9,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,16 @@ import numpy.typing as npt
 from fedrad_common.errors import FedradError, FormatError
 from fedrad_common.packing import Vector
 from fedrad_common.protocol import Aggregation
+from fedrad_server.robust import RULES, SLICE, Update
 
 FORMAT = "fedrad-state-1"
 
 Slot = npt.NDArray[np.float64]  # (n_parameters,)
 Slots = dict[str, Slot]
+
+
+class FoldError(FedradError):
+    """These updates make no model; the run pauses rather than guess."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +40,53 @@ class State:
 
 def initial(aggregation: Aggregation, model: Vector) -> State:
     """The state before the first round: zero moments, and the moving average at the initial model."""
-    names = {"fedavg": ("momentum",) if aggregation.momentum else (), "fedadam": ("m", "v")}[aggregation.strategy]
+    names = ("m", "v") if aggregation.strategy == "fedadam" else ("momentum",) if aggregation.momentum else ()
     slots: Slots = {name: np.zeros(model.shape, np.float64) for name in names}
     if aggregation.ema:
         slots["ema"] = model.astype(np.float64)
     return State(np.array(model, np.float32), 0, slots)
 
 
-def fold(aggregation: Aggregation, state: State, updates: Iterable[tuple[Vector, float]]) -> State:
-    """One round: the weighted mean of the differences, the strategy's step, the moving average.
+def fold(aggregation: Aggregation, state: State, updates: Iterable[tuple[Update, float]]) -> State:
+    """One round: the weighted mean of the differences, or their robust middle, in which all weigh the same; the server's step; the average.
 
     Args:
-        updates: (difference, weight) in site order; differences (n_parameters,) float32, may be memory maps, read one at a time;
-            weights are declared sizes.
+        updates: (difference, weight) in site order; differences (n_parameters,), may be memory maps: a mean reads one at a time, a robust
+            strategy a slice of all; weights are declared sizes.
 
     Raises:
-        FedradError: the new model is not finite.
+        FoldError: too few updates for the strategy, or the new model is not finite.
     """
-    change = weighted_mean(updates, n_parameters=state.model.size)
+    change = _combined(aggregation, updates, n_parameters=state.model.size)
     step = state.step + 1
-    moved, slots = STRATEGIES[aggregation.strategy](aggregation, step, change, state.slots)
-    with np.errstate(over="ignore"):
-        model = (state.model + moved).astype(np.float32)
+    decay = warm_decay(aggregation.ema, step)
+    model, slots = np.empty_like(state.model), {name: np.empty_like(slot) for name, slot in state.slots.items()}
+    for start in range(0, model.size, SLICE):  # so that what is in between stays in the processor's cache
+        part = slice(start, start + SLICE)
+        before = {name: slot[part] for name, slot in state.slots.items()}
+        moved, after = STRATEGIES[aggregation.strategy](aggregation, step, change[part], before)
+        with np.errstate(over="ignore"):
+            model[part] = state.model[part] + moved
+        if aggregation.ema:
+            after["ema"] = decay * before["ema"] + (1 - decay) * model[part]
+        for name, slot in after.items():
+            slots[name][part] = slot
     if not np.isfinite(model).all():
-        raise FedradError(f"round {step}: the folded model is not finite", hint="lower aggregation.learning_rate or training.learning_rate")
-    if aggregation.ema:
-        decay = warm_decay(aggregation.ema, step)
-        slots["ema"] = decay * state.slots["ema"] + (1 - decay) * model
+        raise FoldError(f"round {step}: the folded model is not finite", hint="lower aggregation.learning_rate or training.learning_rate")
     return State(model, step, slots)
+
+
+def _combined(aggregation: Aggregation, updates: Iterable[tuple[Update, float]], *, n_parameters: int) -> Slot:
+    rule = RULES.get(aggregation.strategy)
+    if rule is None:
+        return weighted_mean(updates, n_parameters=n_parameters)
+    differences = [difference for difference, _ in updates]
+    if len(differences) < aggregation.least_updates:
+        raise FoldError(
+            f"strategy '{aggregation.strategy}': {len(differences)} updates are fewer than the {aggregation.least_updates} that it needs",
+            hint="raise rounds.quorum, or choose a strategy for fewer sites",
+        )
+    return rule(aggregation, differences)
 
 
 def released(state: State) -> Vector:
@@ -70,11 +94,13 @@ def released(state: State) -> Vector:
     return state.slots["ema"].astype(np.float32) if "ema" in state.slots else state.model
 
 
-def weighted_mean(updates: Iterable[tuple[Vector, float]], *, n_parameters: int) -> Slot:
+def weighted_mean(updates: Iterable[tuple[Update, float]], *, n_parameters: int) -> Slot:
     """(n_parameters,) float64. Raises ValueError when there is nothing to average."""
     total, weights = np.zeros(n_parameters, np.float64), 0.0
     for difference, weight in updates:
-        total += np.multiply(difference, weight, dtype=np.float64)
+        for start in range(0, n_parameters, SLICE):
+            part = slice(start, start + SLICE)
+            total[part] += np.multiply(difference[part], weight, dtype=np.float64)
         weights += weight
     if weights <= 0:
         raise ValueError("no update to fold")
@@ -90,11 +116,12 @@ def warm_decay(ema: float, step: int) -> float:
     return min(ema, (1 + step) / (10 + step))
 
 
+# A slice of the coordinates, which are independent of each other.
 Strategy = Callable[[Aggregation, int, Slot, Mapping[str, Slot]], tuple[Slot, Slots]]
 
 
 def fedavg(aggregation: Aggregation, step: int, change: Slot, slots: Mapping[str, Slot]) -> tuple[Slot, Slots]:
-    """McMahan et al. 2017; with server momentum, Hsu et al. 2019 (Flower's FedAvgM)."""
+    """The step of every strategy but fedadam. McMahan et al. 2017; with server momentum, Hsu et al. 2019 (Flower's FedAvgM)."""
     del step
     if not aggregation.momentum:
         return aggregation.learning_rate * change, {}
@@ -110,15 +137,13 @@ def fedadam(aggregation: Aggregation, step: int, change: Slot, slots: Mapping[st
     return aggregation.learning_rate * corrected * m / (np.sqrt(v) + aggregation.tau), {"m": m, "v": v}
 
 
-STRATEGIES: dict[str, Strategy] = {"fedavg": fedavg, "fedadam": fedadam}
+STRATEGIES: dict[str, Strategy] = {"fedadam": fedadam, **dict.fromkeys(("fedavg", *RULES), fedavg)}
 
 
-def encode_state(state: State) -> bytes:
+def write_state(state: State, stream: BinaryIO) -> None:
     """Everything but the model, which lies beside it, as an .npz; the same state gives the same bytes."""
-    stream = io.BytesIO()
     slots: dict[str, Any] = {f"slot_{name}": slot for name, slot in state.slots.items()}
     np.savez(stream, format=np.array(FORMAT), step=np.array(state.step), **slots)
-    return stream.getvalue()
 
 
 def decode_state(content: bytes, model: Vector, *, what: str) -> State:

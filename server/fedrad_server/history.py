@@ -1,5 +1,6 @@
 """A run as its records tell it, read-only and verified: what replay, report, status and evaluation go by."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,21 @@ from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol, parse_stored
 from fedrad_common.records import Envelope, Kind, Launch, Receipt, RoundManifest, Signed
 from fedrad_server.aggregation import State, decode_state
-from fedrad_server.layout import EVENTS, FOLDERS, RECEIPTS, answers_folder, read_signed, read_vector, read_whole, round_folder
+from fedrad_server.layout import (
+    EVENTS,
+    FOLDERS,
+    RECEIPTS,
+    answers_folder,
+    is_run,
+    map_vector,
+    read_signed,
+    read_vector,
+    read_whole,
+    round_folder,
+    vector_file,
+)
+from fedrad_server.retention import Deleted
+from fedrad_server.robust import Update
 
 _BACKUP = "restore it from a backup"
 
@@ -30,8 +45,13 @@ class RunRecords:
     protocol: TrainingProtocol
     launch: Launch
     manifests: tuple[RoundManifest, ...]  # index is the round; 0 is the initial model
-    head: str  # the last manifest's digest: what the next one names as `previous`
+    signed: tuple[Signed, ...]  # the launch, then each manifest, as they were signed
     events: tuple[Entry, ...]
+
+    @property
+    def head(self) -> str:
+        """The last manifest's digest: what the next one names as `previous`."""
+        return self.signed[-1].digest
 
     @property
     def coordinator(self) -> PublicKey:
@@ -56,26 +76,37 @@ class RunRecords:
         last = next((entry for entry in reversed(self.events) if entry.type in ("paused", "epoch")), None)
         return str(last.body["reason"]) if last is not None and last.type == "paused" else ""
 
-    @property
-    def deleted_through(self) -> int:
-        """Up to this round the updates were deleted, as `keep_rounds` asks; 0 is none."""
-        return max((int(entry.body["through"]) for entry in self.events if entry.type == "deleted"), default=0)
+    @functools.cached_property
+    def deleted(self) -> Deleted:
+        """What is gone of old rounds, as the events announced it."""
+        last = next((entry for entry in reversed(self.events) if entry.type == "deleted"), None)
+        return Deleted.from_event(last.body) if last else Deleted()
 
     def model(self, number: int) -> Vector:
+        self._is_kept(number)
         return read_vector(round_folder(self.directory, number) / "model.f32", self.manifests[number].model)
 
     def released(self, number: int) -> Vector:
         """(n_parameters,) float32: the model for evaluation after round `number`."""
+        self._is_kept(number)
         manifest = self.manifests[number]
         name = "model.f32" if manifest.released == manifest.model else "released.f32"
         return read_vector(round_folder(self.directory, number) / name, manifest.released)
 
     def state(self, number: int) -> State:
+        self._is_kept(number)
         path = round_folder(self.directory, number) / "state.npz"
         content = read_whole(path)
         if sha256_hex(content) != self.manifests[number].state:
             raise FormatError(f"{path.parent.name}/state.npz: is damaged: not the bytes that were signed", hint=_BACKUP)
         return decode_state(content, self.model(number), what=f"{path.parent.name}/state.npz")
+
+    def _is_kept(self, number: int) -> None:
+        if number < self.deleted.before:
+            raise MisuseError(
+                f"round {number}: its model was deleted to bound the run's disk",
+                hint=f"those of round {self.deleted.before} and later are kept",
+            )
 
     def envelopes(self, number: int, kind: Kind) -> dict[str, Envelope]:
         """Accepted answers of one round in site order, each signature verified; for a closed round, exactly those of its manifest.
@@ -120,7 +151,7 @@ def read_run(directory: Path, *, coordinator: PublicKey | None = None, files: bo
         MisuseError: not a run's directory, or another coordinator's.
         FormatError: a record or a file is not what was signed.
     """
-    if not (directory / "launch.json").is_file():
+    if not is_run(directory):
         raise MisuseError(f"{directory.name}: is no run", hint="name a folder that holds launch.json, such as HOME/runs/NAME")
     signed = read_signed(directory / "launch.json")
     launch = signed.peek(Launch, what="launch.json")
@@ -130,8 +161,8 @@ def read_run(directory: Path, *, coordinator: PublicKey | None = None, files: bo
     protocol = parse_stored(read_whole(directory / "protocol.toml"))
     if protocol.hash != launch.protocol or sha256_hex(read_whole(directory / "protocol.json")) != launch.protocol:
         raise FormatError("protocol.toml: is not the protocol that was launched", hint=_BACKUP)
-    manifests, head = _read_manifests(directory, launch)
-    records = RunRecords(directory, protocol, launch, manifests, head, tuple(chain.read(directory / EVENTS, "events")))
+    manifests, links = _read_manifests(directory, launch, signed.digest)
+    records = RunRecords(directory, protocol, launch, manifests, (signed, *links), tuple(chain.read(directory / EVENTS, "events")))
     if files:
         _verify_files(records)
     return records
@@ -185,44 +216,49 @@ def _newest_answers(run: Path, launch: Launch) -> list[tuple[Signed, Envelope, s
 
 def read_update(run: Path, envelope: Envelope) -> Vector:
     """Raises FormatError when the stored vector is missing or not the one that its site signed."""
-    path = answers_folder(run, envelope.round, envelope.kind) / f"{envelope.site}.f32"
-    return read_vector(path, envelope.payload, length=envelope.length)
+    path = vector_file(answers_folder(run, envelope.round, envelope.kind), envelope)
+    return read_vector(path, envelope.payload, length=envelope.length, dtype=envelope.dtype)
 
 
-def weighted_updates(run: Path, envelopes: Mapping[str, Envelope]) -> Iterator[tuple[Vector, float]]:
-    """(difference, weight) in site order, one in memory at a time, each verified against its envelope."""
+def weighted_updates(run: Path, envelopes: Mapping[str, Envelope]) -> Iterator[tuple[Update, float]]:
+    """(difference, weight) in site order, each verified against its envelope, and mapped: all of them may be held, none is in memory."""
     for _, envelope in sorted(envelopes.items()):
-        yield read_update(run, envelope), float(envelope.declared_size)
+        path = vector_file(answers_folder(run, envelope.round, envelope.kind), envelope)
+        yield map_vector(path, envelope.payload, length=envelope.length, dtype=envelope.dtype), float(envelope.declared_size)
 
 
-def _read_manifests(directory: Path, launch: Launch) -> tuple[tuple[RoundManifest, ...], str]:
-    manifests: list[RoundManifest] = []
+def _read_manifests(directory: Path, launch: Launch, birth: str) -> tuple[tuple[RoundManifest, ...], list[Signed]]:
+    manifests, links = list[RoundManifest](), list[Signed]()
     previous, key = launch.protocol, PublicKey.from_hex(launch.coordinator)
+    # Before the first one is read: a round that its coordinator closes meanwhile leaves no gap.
+    known = max((int(path.parent.name) for path in (directory / "rounds").glob("[0-9]*/manifest.json")), default=0)
     while (path := round_folder(directory, len(manifests)) / "manifest.json").is_file():
         what = f"round {len(manifests)}: manifest.json"
         signed = parse_json(path.read_bytes(), Signed, name=what)
         manifest = signed.open(RoundManifest, key, what=what)
-        if (manifest.run, manifest.round, manifest.protocol, manifest.previous) != (launch.run, len(manifests), launch.protocol, previous):
+        found = manifest.run, manifest.round, manifest.protocol, manifest.launch, manifest.previous
+        if found != (launch.run, len(manifests), launch.protocol, birth, previous):
             raise FormatError(f"{what}: does not follow the manifest before it", hint="restore the whole run from one backup")
         manifests.append(manifest)
+        links.append(signed)
         previous = signed.digest
-    gaps = [path for path in (directory / "rounds").glob("[0-9]*/manifest.json") if int(path.parent.name) >= len(manifests)]
-    if gaps or not manifests:
+    if len(manifests) <= known:
         raise FormatError(f"round {len(manifests)}: manifest.json: is missing", hint="restore the whole run from one backup")
-    return tuple(manifests), previous
+    return tuple(manifests), links
 
 
 def _verify_files(records: RunRecords) -> None:
     for number in range(records.round + 1):
-        records.state(number)
-        records.released(number)
+        if number >= records.deleted.before:
+            records.state(number)
+            records.released(number)
         for kind in FOLDERS:
             envelopes = records.envelopes(number, kind)
             for receipt in records.receipts(number):
                 if receipt.kind == kind and (receipt.site not in envelopes or envelopes[receipt.site].payload != receipt.payload):
                     raise FormatError(f"round {number}: {receipt.site}: an answer is not the one that its receipt names", hint=_BACKUP)
             for envelope in envelopes.values():
-                if kind == "evaluate" or number > records.deleted_through:
+                if kind == "evaluate" or number > records.deleted.through:
                     records.update(envelope)
 
 

@@ -10,7 +10,7 @@ from fedrad_server.history import RunRecords, read_run, weighted_updates
 
 @dataclass(frozen=True)
 class Replay:
-    start: int  # the checkpoint that was begun from; 0, unless older updates were deleted
+    start: int  # the checkpoint that was begun from; 0, unless updates were deleted to bound the disk
     rounds: int  # folded and equal
     equal: bool
     first_difference: int | None = None  # a round
@@ -18,9 +18,21 @@ class Replay:
 
 
 def replay(directory: Path) -> Replay:
-    """Raises FormatError when the launch or the chain of manifests itself is not what was signed; MisuseError when it is no run."""
-    records = read_run(directory, files=False)
-    start, number = records.deleted_through, records.deleted_through
+    """A run that is being played meanwhile may delete what was just about to be folded: then from where it now begins.
+
+    Raises:
+        FormatError: the launch or the chain of manifests itself is not what was signed.
+        MisuseError: it is no run.
+    """
+    while True:
+        records = read_run(directory, files=False)
+        outcome = _replayed(records)
+        if outcome.equal or read_run(directory, files=False).deleted == records.deleted:
+            return outcome
+
+
+def _replayed(records: RunRecords) -> Replay:
+    start = number = records.deleted.through
     try:
         state = records.state(start)
         if start == 0:

@@ -1,4 +1,4 @@
-"""The loop of rounds as a state machine over `Sites`: deadline, quorum, retries, pause, resume. Knows no network, and never sleeps."""
+"""The loop of rounds as a state machine over `Sites`: quorum, deadline, absence, retries, pause. Knows no network, and never sleeps."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -7,29 +7,35 @@ from enum import StrEnum
 from typing import Protocol
 
 from fedrad_common.packing import Vector
-from fedrad_common.records import Answer, Envelope, Kind, Signed, sign
+from fedrad_common.records import Answer, Envelope, Evidence, Kind, Signed, sign
 from fedrad_server.acceptance import Question, check
+from fedrad_server.aggregation import FoldError
 from fedrad_server.runs import Run
 
 # A refusal that time may heal: below quorum, the deadline is waited out before these sites are asked again.
 TRANSIENT = frozenset({"busy", "paused", "hours", "disk"})
+LOOK = 1.0  # seconds between two looks at who is gone
 
 Progress = Callable[[int, str, str], None]  # round, site ("" for all), what: asked, accepted, a code, closed, paused, …
 
 
 class Sites(Protocol):
-    """The sites of a run, by name, however they are reached."""
+    """The sites of a run, by name, however they are reached. A site is its node: alive as long as it speaks to the coordinator at all."""
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
-        """Send one order, and to each site its own last answer that is held here, so that a restored or cloned ledger finds out.
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, evidence: Mapping[str, Evidence]) -> None:
+        """Send one order, and to each site the evidence that it is shown what all are shown.
 
-        A site that cannot be reached is no error: it is late.
+        Asking some of them the same order again leaves the others asked. A site that cannot be reached is no error: it is late.
         """
+
+    def absent(self) -> Mapping[str, float]:
+        """Sites that have been silent for so long that they must be gone, each with the seconds since its last word of any kind."""
 
     def poll(self, timeout: float) -> list[tuple[str, Answer]]:
         """Answers that came in since the last call, each with the name of the site that the transport knows it is from.
 
-        Waits up to `timeout` seconds for the first one; an empty list says that none came. Answers to older orders may be among them.
+        Waits up to `timeout` seconds for the first one, and not at all with 0; an empty list says that none is there. Answers to older
+        orders may be among them. An answer that is still on its way here, for however long, delays no other site's.
         """
 
 
@@ -74,13 +80,14 @@ def _train(exchange: "_Exchange") -> bool:
     for attempt in range(1, attempts + 1):
         exchange.attempt(attempt, quorum=quorum)
         if len(exchange.accepted) >= quorum:
-            run.close_round(exchange.missing)
+            try:
+                run.close_round(exchange.missing)
+            except FoldError as error:
+                return exchange.pause(str(error))
             return True
-    have = len(exchange.accepted)
-    reason = f"round {exchange.number}: {have} of {quorum} needed updates after {attempts} attempt{'s'[: attempts - 1]}"
-    run.record("paused", {"round": exchange.number, "reason": reason, "missing": exchange.missing})
-    exchange.progress(exchange.number, "", Outcome.PAUSED.value)
-    return False
+    have, why = len(exchange.accepted), ", ".join(f"{site} {code}" for site, code in sorted(exchange.missing.items()))
+    tried = f"{attempts} attempt{'s'[: attempts - 1]}"
+    return exchange.pause(f"round {exchange.number}: {have} of {quorum} needed updates after {tried}: {why}")
 
 
 def _evaluate(exchange: "_Exchange") -> None:
@@ -102,6 +109,8 @@ class _Exchange:
     model: Vector
     accepted: dict[str, str]  # digest of the envelope by site; what `question` looks at
     missing: dict[str, str] = field(default_factory=dict)  # why each of the others is not among them
+    silent: set[str] = field(default_factory=set)  # asked in this attempt, and not a word on it yet
+    gone: set[str] = field(default_factory=set)  # those of them whose node is silent too
 
     @classmethod
     def begin(cls, kind: Kind, run: Run, sites: Sites, *, clock: Callable[[], float], progress: Progress) -> "_Exchange":
@@ -115,26 +124,65 @@ class _Exchange:
         return self.question.order.round
 
     def attempt(self, attempt: int, *, quorum: int) -> None:
-        """Ask those who are missing, and take in answers until all have spoken or the deadline has passed."""
+        """Ask those who are missing, and take in answers until nobody is left to wait for or the deadline has passed."""
         asked = sorted(self.run.keys.keys() - self.accepted.keys())
         if not asked:
             return
-        order = self.question.order
-        self.missing = dict.fromkeys(asked, "late")
-        self.run.record("asked", {"round": order.round, "kind": order.kind, "attempt": attempt, "sites": asked})
-        for site in asked:
-            self.progress(order.round, site, "asked")
-        self.sites.ask(asked, sign(order, self.run.key), self.model, self.run.witnesses)
+        self.missing, self.silent, self.gone = dict.fromkeys(asked, "late"), set(asked), set()
+        self._ask(asked, attempt)
         # Counted from here: where the sites live in this process, they work while they are asked.
         deadline = self.clock() + self.run.protocol.rounds.deadline_seconds
-        silent = set(asked)
-        while silent or (len(self.accepted) < quorum and TRANSIENT & set(self.missing.values())):
+        while self._waits(quorum):
             remaining = deadline - self.clock()
             if remaining <= 0:
                 break
-            for site, answer in self.sites.poll(remaining):
-                if self._take(site, answer):
-                    silent.discard(site)
+            self._take_all(self.sites.poll(min(remaining, LOOK)))
+            self._look(attempt)
+        # Judging one answer takes time: whatever has come meanwhile is looked at before anybody is called late.
+        while self.silent and self._take_all(self.sites.poll(0.0)):
+            continue
+
+    def pause(self, reason: str) -> bool:
+        self.run.record("paused", {"round": self.number, "reason": reason, "missing": self.missing})
+        self.progress(self.number, "", Outcome.PAUSED.value)
+        return False
+
+    def _ask(self, sites: list[str], attempt: int) -> None:
+        order = self.question.order
+        self.run.record("asked", {"round": order.round, "kind": order.kind, "attempt": attempt, "sites": sites})
+        for site in sites:
+            self.progress(order.round, site, "asked")
+        self.sites.ask(sites, sign(order, self.run.key), self.model, self.run.evidence(sites, order))
+
+    def _waits(self, quorum: int) -> bool:
+        """With enough updates, for those who may be working; with fewer, also for those who are gone or may change their mind."""
+        if len(self.accepted) >= quorum:
+            return bool(self.silent - self.gone)
+        return bool(self.silent or TRANSIENT & set(self.missing.values()))
+
+    def _look(self, attempt: int) -> None:
+        """Note who is gone, and ask those again who are back: what they were asked may have died with them."""
+        absent = self.sites.absent()
+        self.gone &= self.silent
+        for site in sorted(self.silent & absent.keys() - self.gone):
+            self.gone.add(site)
+            self.missing[site] = "gone"
+            seconds = int(absent[site])
+            self.run.record("gone", {"round": self.number, "kind": self.question.order.kind, "site": site, "seconds": seconds})
+            self.progress(self.number, site, f"gone for {seconds} s")
+        if back := sorted(self.gone - absent.keys()):
+            self.gone -= set(back)
+            self.missing |= dict.fromkeys(back, "late")
+            self._ask(back, attempt)
+
+    def _take_all(self, answers: Collection[tuple[str, Answer]]) -> bool:
+        """True where there were any."""
+        came = False
+        for site, answer in answers:
+            came = True
+            if self._take(site, answer):
+                self.silent.discard(site)
+        return came
 
     def _take(self, site: str, answer: Answer) -> bool:
         """Judge and store one answer; true where it was this site's word on this order."""

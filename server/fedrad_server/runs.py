@@ -4,42 +4,41 @@ Order of writing: an answer is accepted once its SITE.json is there (SITE.f32 be
 there (model, released model and state before it); a round's folder and the run's own folder appear whole, by one rename.
 """
 
-import functools
 import os
-import platform
 import re
 import secrets
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
-from fedrad_common.canonical import sha256_hex
 from fedrad_common.chain import Chain, utc_now
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import fsync_directory, lock_file, write_atomic, write_json
 from fedrad_common.identity import PublicKey, SigningKey
-from fedrad_common.packing import Vector, to_bytes, vector_hash
-from fedrad_common.protocol import Aggregation, parse_protocol
-from fedrad_common.records import Answer, Envelope, Kind, Launch, Order, Receipt, RoundManifest, Signed, sign
-from fedrad_server import aggregation
+from fedrad_common.packing import Vector, rounded, vector_hash, wire_bytes
+from fedrad_common.protocol import parse_protocol
+from fedrad_common.records import Answer, Envelope, Evidence, Kind, Launch, Order, Receipt, RoundManifest, Signed, built_on, sign
+from fedrad_server import aggregation, retention
 from fedrad_server.acceptance import Question, store
-from fedrad_server.aggregation import State, encode_state, fold, released
+from fedrad_server.aggregation import fold, released
+from fedrad_server.audit import ACCEPT_CLOCK
+from fedrad_server.checkpoint import write_checkpoint
 from fedrad_server.history import RunRecords, finite_initial, last_answers, read_run, stored_envelopes, weighted_updates
 from fedrad_server.layout import EVENTS, FOLDERS, RECEIPTS, answers_folder, round_folder, sweep, whole_folder, write_signed
+from fedrad_server.showing import Shown
+from fedrad_server.versions import versions
 
 __all__ = ["Run", "RunRecords", "read_run"]
-
-_NAMED = ("fedrad", "flwr", "torch", "opacus", "numpy", "pydicom")  # distributions whose versions the launch records
 
 
 class Run:
     """An open run, locked for this process: one epoch."""
 
-    def __init__(self, records: RunRecords, key: SigningKey, *, lock: int, events: Chain, keep_rounds: int | None) -> None:
+    def __init__(self, records: RunRecords, key: SigningKey, *, lock: int, events: Chain, keep_bytes: int) -> None:
         self.directory, self.protocol, self.launch = records.directory, records.protocol, records.launch
-        self.key, self.epoch, self.keep_rounds = key, records.epoch + 1, keep_rounds
-        self.round, self.head, self.state = records.round, records.head, records.state(records.round)
+        self.key, self.epoch, self.keep_bytes, self.deleted = key, records.epoch + 1, keep_bytes, records.deleted
+        self.round, self.state = records.round, records.state(records.round)
+        self.shown = Shown(*records.signed)
         self.keys = {site: PublicKey.from_hex(key) for site, key in sorted(records.launch.roster.items())}
         self.sequences: dict[str, int] = {}
         self.declared: dict[str, int] = {}
@@ -63,13 +62,31 @@ class Run:
         seeded: bool = False,
         run: str | None = None,
     ) -> Self:
-        """Launch a run: sign its id and its roster, store the initial model as round 0, and open its first epoch.
+        """Launch a run as `make` does, and open its first epoch."""
+        cls.make(directory, protocol_bytes, roster=roster, key=key, initial=initial, seeded=seeded, run=run)
+        return cls.open(directory, key)
+
+    @classmethod
+    def make(
+        cls,
+        directory: Path,
+        protocol_bytes: bytes,
+        *,
+        roster: Mapping[str, str],
+        key: SigningKey,
+        initial: Vector,
+        seeded: bool = False,
+        run: str | None = None,
+        also: Callable[[Path, Launch], None] = lambda folder, launch: None,
+    ) -> None:
+        """Sign a run's id and its roster, and store the initial model as round 0; the folder appears whole or not at all.
 
         Args:
             protocol_bytes: the TOML document as approved; kept as it is.
             roster: each site's Ed25519 public key, in hex.
             initial: (n_parameters,) float32.
             run: the run's id, for a simulation that must come out the same again; by default a new one.
+            also: what else has to be done before the folder appears, in it or elsewhere; what it raises leaves no folder.
 
         Raises:
             ConfigError: the protocol says something else than it must.
@@ -87,27 +104,31 @@ class Run:
         run = run or f"{re.sub('[^a-z0-9-]', '-', protocol.name)[:40]}-{secrets.token_hex(4)}"
         launch = Launch(
             run=run, protocol=protocol.hash, coordinator=key.public.hex, roster=dict(roster),
-            created=utc_now().isoformat(timespec="seconds"), versions=_versions(), seeded=seeded,
+            created=utc_now().isoformat(timespec="seconds"), versions=versions(), seeded=seeded,
         )  # fmt: skip
+        birth = sign(launch, key)
         with whole_folder(directory) as folder:
             write_atomic(folder / "protocol.toml", protocol_bytes)
             write_atomic(folder / "protocol.json", protocol.canonical())
-            Chain.create(folder / EVENTS, "events", {"run": run}).close()
+            with Chain.create(folder / EVENTS, "events", {"run": run}) as events:
+                head = events.head
             first = round_folder(folder, 0)
             first.mkdir(parents=True)
-            hashes = _write_checkpoint(first, protocol.aggregation, aggregation.initial(protocol.aggregation, model))
-            manifest = RoundManifest(run=run, epoch=1, round=0, protocol=protocol.hash, previous=protocol.hash, **hashes)
+            hashes = write_checkpoint(first, protocol, aggregation.initial(protocol.aggregation, model))
+            manifest = RoundManifest(
+                run=run, epoch=1, round=0, protocol=protocol.hash, launch=birth.digest, previous=protocol.hash, events=head, **hashes
+            )
             write_signed(first / "manifest.json", sign(manifest, key))
             fsync_directory(folder / "rounds")
-            write_signed(folder / "launch.json", sign(launch, key))
-        return cls.open(directory, key)
+            write_signed(folder / "launch.json", birth)
+            also(folder, launch)
 
     @classmethod
-    def open(cls, directory: Path, key: SigningKey, *, keep_rounds: int | None = None) -> Self:
+    def open(cls, directory: Path, key: SigningKey, *, keep_bytes: int = retention.KEEP_BYTES) -> Self:
         """Lock the run, verify its last checkpoint and begin a new epoch.
 
         Args:
-            keep_rounds: delete stored updates that are older than so many closed rounds; replay then begins at a later checkpoint.
+            keep_bytes: of updates and models; beyond it the oldest are deleted, and replay begins at a later checkpoint.
 
         Raises:
             MisuseError: not a run, or launched with another key.
@@ -120,9 +141,11 @@ class Run:
         try:
             sweep(directory)
             records = read_run(directory, coordinator=key.public, files=False)
-            events = Chain.open(directory / EVENTS, "events")
-            run = cls(records, key, lock=lock, events=events, keep_rounds=keep_rounds)
-            run.record("epoch", {"epoch": run.epoch, "versions": _versions()})
+            events = Chain.open(directory / EVENTS, "events", accept=ACCEPT_CLOCK)
+            retention.remove(directory, records.deleted, since=retention.Deleted())  # what a killed process announced and did not do
+            run = cls(records, key, lock=lock, events=events, keep_bytes=keep_bytes)
+            run.record("epoch", {"epoch": run.epoch, "versions": versions()})
+            run._delete_old()
         except BaseException:
             if events is not None:
                 events.close()
@@ -148,22 +171,35 @@ class Run:
         return any(entry.type == type and entry.body.get("round") == number for entry in self.events.entries)
 
     @property
+    def head(self) -> str:
+        return self.shown.manifests[-1].digest
+
+    @property
     def finished(self) -> bool:
         return any(entry.type == "finished" for entry in self.events.entries)
 
     def order(self, kind: Kind) -> tuple[Order, Vector]:
         """What is asked next: train from the last model, or evaluate the last released one."""
-        model = self.state.model if kind == "train" else released(self.state)
+        dtype = self.protocol.rounds.dtype
+        model = rounded(self.state.model if kind == "train" else released(self.state), dtype)
         number = self.round + 1 if kind == "train" else self.round
         order = Order(
-            run=self.launch.run, epoch=self.epoch, round=number, kind=kind,
-            protocol=self.launch.protocol, model=vector_hash(model), length=model.size,
+            run=self.launch.run, epoch=self.epoch, round=number, kind=kind, protocol=self.launch.protocol,
+            model=vector_hash(model, dtype), dtype=dtype, length=model.size,
         )  # fmt: skip
         return order, model
 
     def question(self, order: Order, accepted: Mapping[str, str]) -> Question:
         """What answers to `order` are checked against; it looks at `accepted`, and so sees what is added there."""
-        return Question(order, self.protocol, self.keys, self.sequences, self.declared, accepted)
+        manifest = self.shown.manifests[built_on(order)].digest
+        return Question(order, manifest, self.protocol, self.keys, self.sequences, self.declared, accepted)
+
+    def evidence(self, sites: Iterable[str], order: Order) -> dict[str, Evidence]:
+        """For each of these sites: that it is shown what all are shown."""
+        number = built_on(order)
+        answers = stored_envelopes(self.directory, number, "train", launch=self.launch) if number else {}
+        peers = {site: signed for site, (signed, _) in answers.items()}
+        return {site: self.shown.to(site, number, peers=peers, answer=self.witnesses.get(site)) for site in sites}
 
     def accepted_digests(self, number: int, kind: Kind) -> dict[str, str]:
         stored = stored_envelopes(self.directory, number, kind, launch=self.launch)
@@ -179,7 +215,7 @@ class Run:
                 Chain.create(beside / RECEIPTS, "receipts", {"run": self.launch.run, "round": number}).close()
         if self._receipts is None or self._receipts[0] != number:
             self._close_receipts()
-            self._receipts = (number, Chain.open(folder / RECEIPTS, "receipts"))
+            self._receipts = (number, Chain.open(folder / RECEIPTS, "receipts", accept=ACCEPT_CLOCK))
         given = {entry.body["body"] for entry in self._chain.entries if entry.type == "receipt"}
         for kind in FOLDERS:
             for answer, envelope in stored_envelopes(self.directory, number, kind, launch=self.launch).values():
@@ -193,7 +229,7 @@ class Run:
         store(answers_folder(self.directory, envelope.round, envelope.kind), answer, envelope)
         self._note(answer.envelope, envelope)
         receipt = _receipt(answer.envelope, envelope)
-        self._chain.append("receipt", sign(receipt, self.key).model_dump(mode="json"))
+        self._chain.append("receipt", self.shown.receipts[envelope.site].model_dump(mode="json"))
         return receipt
 
     def accepted(self, number: int, kind: Kind) -> dict[str, Envelope]:
@@ -206,14 +242,16 @@ class Run:
         state = fold(self.protocol.aggregation, self.state, weighted_updates(self.directory, envelopes))
         folder = round_folder(self.directory, number)
         manifest = RoundManifest(
-            run=self.launch.run, epoch=self.epoch, round=number, protocol=self.launch.protocol, previous=self.head,
-            updates={site: envelope.payload for site, envelope in envelopes.items()}, missing=dict(missing),
-            **_write_checkpoint(folder, self.protocol.aggregation, state),
+            run=self.launch.run, epoch=self.epoch, round=number, protocol=self.launch.protocol, launch=self.shown.launch.digest,
+            previous=self.head, updates={site: envelope.payload for site, envelope in envelopes.items()},
+            missing={site: missing.get(site, "late") for site in self.keys if site not in envelopes}, events=self.events.head,
+            **write_checkpoint(folder, self.protocol, state),
         )  # fmt: skip
         signed = sign(manifest, self.key)
         write_signed(folder / "manifest.json", signed)
-        self.state, self.round, self.head = state, number, signed.digest
-        self._delete_old_updates()
+        self.state, self.round = state, number
+        self.shown.manifests.append(signed)
+        self._delete_old()
         return manifest
 
     def finish(self) -> None:
@@ -221,7 +259,7 @@ class Run:
         result = self.directory / "result"
         result.mkdir(exist_ok=True)
         model = released(self.state)
-        write_atomic(result / "model.f32", to_bytes(model))
+        write_atomic(result / "model.f32", wire_bytes(model))
         write_json(
             result / "result.json",
             {
@@ -243,23 +281,19 @@ class Run:
 
     def _note(self, answer: Signed, envelope: Envelope) -> None:
         self.sequences[envelope.site] = max(self.sequences.get(envelope.site, 0), envelope.sequence)
+        self.shown.accepted(envelope, sign(_receipt(answer, envelope), self.key))
         self.declared.setdefault(envelope.site, envelope.declared_size)
         held = self.witnesses.get(envelope.site)
         if held is None or held.peek(Envelope, what="envelope").sequence < envelope.sequence:
             self.witnesses[envelope.site] = answer
 
-    def _delete_old_updates(self) -> None:
+    def _delete_old(self) -> None:
         """The event first: a file that is gone was either announced, or lost."""
-        through = self.round - self.keep_rounds if self.keep_rounds is not None else 0
-        if through <= 0:
-            return
-        self.record("deleted", {"through": through})
-        for number in range(through, 0, -1):
-            paths = list(answers_folder(self.directory, number, "train").glob("*.f32"))
-            if not paths:
-                break
-            for path in paths:
-                path.unlink()
+        deleted, since = retention.plan(self.directory, self.round, self.deleted, keep_bytes=self.keep_bytes), self.deleted
+        if deleted != since:
+            self.record("deleted", deleted.event())
+            self.deleted = deleted
+            retention.remove(self.directory, deleted, since=since)
 
 
 def _receipt(answer: Signed, envelope: Envelope) -> Receipt:
@@ -267,30 +301,3 @@ def _receipt(answer: Signed, envelope: Envelope) -> Receipt:
         site=envelope.site, run=envelope.run, round=envelope.round, kind=envelope.kind, envelope=answer.digest,
         payload=envelope.payload, sequence=envelope.sequence, ledger=envelope.ledger,
     )  # fmt: skip
-
-
-class Checkpoint(TypedDict):
-    model: str
-    released: str
-    state: str
-
-
-def _write_checkpoint(folder: Path, settings: Aggregation, state: State) -> Checkpoint:
-    """Model, released model where it differs, state; returns their hashes, as the manifest names them."""
-    content, outcome = encode_state(state), released(state)
-    write_atomic(folder / "model.f32", to_bytes(state.model))
-    if settings.ema:
-        write_atomic(folder / "released.f32", to_bytes(outcome))
-    write_atomic(folder / "state.npz", content)
-    return {"model": vector_hash(state.model), "released": vector_hash(outcome), "state": sha256_hex(content)}
-
-
-@functools.cache  # reading distributions' metadata costs more than a round of a small model
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _NAMED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -12,11 +12,13 @@ from fedrad_common import messages  # first: it switches off what Flower reads a
 
 # isort: split
 import httpx
-from flwr.app import Message
+from flwr.app import Message, MessageType, Metadata, RecordDict
+from flwr.app.message import make_message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import run_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, PullTaskInputRequest, PushTaskOutputRequest
+from flwr.supercore.error import FlowerError
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, pull_objects
@@ -29,6 +31,7 @@ from flwr.superlink.grid import HttpGrid
 from fedrad_common.bundle import HASH
 from fedrad_common.errors import FedradError, FormatError
 from fedrad_server.app import play_on
+from fedrad_server.contacts import ages
 from fedrad_server.control import Control
 from fedrad_server.rounds import Outcome, Progress
 from fedrad_server.runs import Run
@@ -37,23 +40,33 @@ from fedrad_server.superlink.files import SuperLinkFiles, not_running
 _TASK = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PATIENCE = 30.0  # seconds until Flower has made a task of a run
-_UPLOAD = 60.0  # seconds for the pieces of one answer, whose sender may still be uploading
 
 
 class BoundedGrid(HttpGrid):  # type: ignore[misc] # Flower's classes are Any to mypy
-    """Flower's Grid over HTTP, which never reads more of an answer than the run's largest one has."""
+    """Flower's Grid over HTTP, which never reads more of an answer than the run's largest one has, and never waits for a sender."""
 
     def __init__(self, address: str, token: str, *, most_bytes: int) -> None:
         super().__init__(address, True, token=token)
         self.most_bytes = most_bytes
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Raises FormatError when a reply is too large or no message; Flower has forgotten it then."""
+        """What there is: at most one reply and Flower's own errors, for our server keeps back what is not whole, and all but one.
+
+        Of a reply only the server's word is kept on what it answers. One that is too large, not whole or no message comes as an empty one.
+        """
         wanted = list(message_ids)
         found = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
         pairs = zip(found.messages_list, found.message_object_trees, strict=True)
         # Flower adds whatever a node sent to the server of its own accord: nobody asked for that.
-        return [self._fetch(tree) for proto, tree in pairs if proto.metadata.reply_to_message_id in wanted]
+        return (self._read(answered, tree) for proto, tree in pairs if (answered := proto.metadata.reply_to_message_id) in wanted)
+
+    def _read(self, answered: str, tree: ObjectTree) -> Message:
+        try:
+            message = self._fetch(tree)
+        except FormatError:
+            message = make_message(Metadata(TaskIdentity.run_id, "", 0, 0, "", "", 0.0, 0.0, MessageType.QUERY), content=RecordDict())
+        message.metadata.__dict__["_reply_to_message_id"] = answered
+        return message
 
     def _fetch(self, tree: ObjectTree) -> Message:
         run, left = TaskIdentity.run_id, self.most_bytes
@@ -69,12 +82,12 @@ class BoundedGrid(HttpGrid):  # type: ignore[misc] # Flower's classes are Any to
 
         ids = messages.check_tree(tree, self.most_bytes)
         try:
-            contents = pull_objects(ids, pull_within, initial_backoff=0.05, backoff_cap=1.0, max_time=_UPLOAD)
+            contents = pull_objects(ids, pull_within, max_tries_per_object=1)
         except ObjectPullError:
             raise FormatError("message: its sender never finished uploading it") from None
         confirmation = ConfirmMessageReceivedRequest(node=self.node, run_id=run, message_object_id=tree.object_id)
         self._runtime_client.ConfirmMessageReceived(confirmation)
-        return messages.inflate(tree.object_id, contents, self.most_bytes)
+        return messages.inflate(tree.object_id, contents, self.most_bytes, most_text=messages.MOST_TEXT)
 
 
 def play_run(run: Run, files: SuperLinkFiles, *, progress: Progress) -> Outcome:
@@ -84,17 +97,13 @@ def play_run(run: Run, files: SuperLinkFiles, *, progress: Progress) -> Outcome:
         FedradError: the server is away or says no, or somebody stopped the run there; it can be opened and played again.
     """
     address = f"127.0.0.1:{files.serving.private}"
-    with Control.open(files) as control:
-        for former in control.open_runs():
-            control.stop_run(former)
-        number = control.start_run(run.launch.run)
-    with _task(address, files.secret, number, most_bytes=_largest_answer(run)) as grid:
-        try:
-            return play_on(grid, run, progress=progress)
-        except RunNotRunningException:
-            raise _stopped() from None
-        except httpx.HTTPError as error:
-            raise FedradError(f"the coordinator's server: {type(error).__name__}", hint="start it, and launch the same run again") from None
+    with surfacing():
+        with Control.open(files) as control:
+            for former in control.open_runs():
+                control.stop_run(former)
+            number = control.start_run(run.launch.run)
+        with _task(address, files.secret, number, most_bytes=_largest_answer(run)) as grid:
+            return play_on(grid, run, progress=progress, contacts=lambda: ages(files.folder, time.time()))
 
 
 def _largest_answer(run: Run) -> int:
@@ -141,12 +150,30 @@ def _claim(address: str, secret: str, number: int) -> str:
             if found.token and found.task.run_id == number:
                 return str(found.token)
             time.sleep(0.05)
-    except httpx.TransportError:
-        raise not_running() from None
     finally:
         client.close()
-    raise FedradError("the coordinator's server made no task of the run", hint="start the server anew, and launch the same run again")
+    raise FedradError("the coordinator's server made no task of the run", hint="it is tried again by itself; see the server's log")
 
 
-def _stopped() -> FedradError:
-    return FedradError("the run was stopped at the coordinator's server", hint="launch the same run again to go on")
+@contextmanager
+def surfacing() -> Iterator[None]:
+    """Flower's errors as ours: what it refused, by number, and what to do; never the other side's words."""
+    try:
+        yield
+    except RunNotRunningException:
+        raise stopped() from None
+    except httpx.TransportError:
+        raise not_running() from None
+    except httpx.HTTPStatusError as error:
+        raise _refused(error.response.status_code, FlowerError.from_json(error.response.text)) from None
+    except FlowerError as error:
+        raise _refused(0, error) from None
+
+
+def _refused(status: int, known: FlowerError | None) -> FedradError:
+    hint = "it is tried again by itself; where that goes on, start the coordinator anew and look at its log"
+    return FedradError(f"the coordinator's server refused a call: status {status}, code {known.code if known else 'none'}", hint=hint)
+
+
+def stopped() -> FedradError:
+    return FedradError("Flower ended its run at the coordinator's server", hint="a new epoch begins by itself")
