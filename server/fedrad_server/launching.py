@@ -1,6 +1,5 @@
-"""From a protocol file, or a run that stopped, to an open run; and what a person sees while it is played."""
+"""From a protocol file to a run that waits to be played."""
 
-import sys
 from pathlib import Path
 
 from fedrad_common.config import read_toml
@@ -9,32 +8,45 @@ from fedrad_common.files import read_json
 from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol, parse_protocol
+from fedrad_common.records import Launch
+from fedrad_server import wanted
+from fedrad_server.audit import record
 from fedrad_server.home import Home
 from fedrad_server.runs import Run, read_run
+from fedrad_server.superlink.bounds import MOST_PARAMETERS
 
 
-def check(home: Path, protocol: Path | None, name: str | None) -> None:
-    """Tell a mistake in the command before the server is looked for. Raises what `open_run` does."""
-    Home.open(home)
-    if protocol is None:
-        read_run(home / "runs" / str(name), files=False)
-    else:
-        parse_protocol(read_toml(protocol), name=protocol.name)
-
-
-def open_run(home: Path, protocol: Path | None, name: str | None) -> Run:
-    """A new run of `protocol` with all admitted sites, or the next epoch of the run `name`.
+def create_run(home: Path, protocol: Path, name: str | None) -> Path:
+    """Make the folder of a new run of `protocol` with all admitted sites, and ask for it to be played; needs no server.
 
     Raises:
-        MisuseError: no such file, the folder is taken, or too few sites are admitted.
+        ConfigError: the protocol says something else than it must.
+        MisuseError: no such file, the folder is taken, too few sites are admitted, the home is another account's, or the model is larger
+            than the server lets through.
+        FedradError: the audit log cannot be written; there is no run then.
     """
-    opened = Home.open(home)
-    if protocol is None:
-        return Run.open(home / "runs" / str(name), opened.key)
+    opened = Home.own(home)
     content = read_toml(protocol)
     parsed = parse_protocol(content, name=protocol.name)
-    directory = home / "runs" / (name or parsed.name)
-    return Run.create(directory, content, roster=opened.roster, key=opened.key, initial=first_weights(home / "runs", parsed))
+    run = folder_of(home, name or parsed.name)
+    initial = first_weights(home / "runs", parsed)
+    if initial.size > MOST_PARAMETERS:
+        what = f"{initial.size} parameters are more than a site may send to this server ({MOST_PARAMETERS})"
+        raise MisuseError(f"{protocol.name}: model: {what}", hint="choose a smaller model")
+
+    def note(folder: Path, launch: Launch) -> None:
+        wanted.write(folder, "run")  # with it, or a kill would leave a run that nobody plays
+        record(home, "launch", run=launch.run, protocol=launch.protocol, sites=len(launch.roster))
+
+    Run.make(run, content, roster=opened.roster, key=opened.key, initial=initial, also=note)
+    return run
+
+
+def folder_of(home: Path, name: str) -> Path:
+    """Raises MisuseError for a name that is no plain folder of its own."""
+    if name != Path(name).name or name.startswith("."):
+        raise MisuseError(f"--name: {name}: is no plain name", hint="name one folder, without / and not hidden, such as: chest-1")
+    return home / "runs" / name
 
 
 def first_weights(runs: Path, protocol: TrainingProtocol) -> Vector:
@@ -61,9 +73,3 @@ def first_weights(runs: Path, protocol: TrainingProtocol) -> Vector:
             hint="the lineage is what sites decide by: name the protocol's hash and unit as that run's protocol.toml has them",
         )
     raise MisuseError("model.initial.model: no finished run here released these weights", hint="`model` stands in its result/result.json")
-
-
-def say(number: int, site: str, what: str) -> None:
-    """A plain line on stderr for each event of a round."""
-    sys.stderr.write(f"round {number}: {site + ': ' if site else ''}{what}\n")
-    sys.stderr.flush()

@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Fold the stored updates once more and compare with the stored models, bit for bit; exit code 1 where they differ.
+    """Fold the stored updates once more and compare with the stored models, bit for bit.
+
+    Exit codes: 0 equal · 1 they differ, or a record is damaged · 2 misused.
 
     Example: fedrad-coordinator replay coordinator/runs/pneumonia
     """
@@ -39,21 +41,27 @@ def replay(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 def report(
-    run: RunArgument, out: Annotated[Path | None, typer.Option(help="Where to write it; RUN/result/report.html by default.")] = None
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="Where to write it; RUN/result/report.html by default.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the run's report: one HTML file that needs no network.
+
+    Exit codes: 0 written · 1 failed · 2 misused.
 
     Example: fedrad-coordinator report coordinator/runs/pneumonia --out report.html
     """
     from fedrad_common.errors import MisuseError
     from fedrad_server.history import read_run
+    from fedrad_server.home import check_account
     from fedrad_server.report import write_report
 
     read_run(run, files=False)  # before anything is made in a folder that may be no run
     target = out or run / "result" / "report.html"
     if out is None:
+        check_account(run)
         target.parent.mkdir(exist_ok=True)
     elif not target.parent.is_dir():
         raise MisuseError(f"--out: {target.parent}: no such folder", hint="make it first")
     write_report(run, target)
-    emit({}, as_json=False, lines=[f"wrote {target}"])
+    emit({"report": str(target)}, as_json=as_json, lines=[f"wrote {target}"])

@@ -54,7 +54,8 @@ def participation(values: ReportInput) -> Part:
     legend = note(
         "Each cell is one round, equal neighbours drawn as one. A refusal code is a site's own word: ",
         join([element("code", code) for code in REFUSAL_CODES], ", "),
-        ". Late answers were refused; any other word is the coordinator's reason for not accepting an answer.",
+        ". Late answers were refused; who is gone no longer spoke to the coordinator; any other word is the coordinator's reason for "
+        "not accepting an answer.",
     )
     return Part(section("participation", "Who took part", element("div", grid, class_="scroll", tabindex="0"), legend), {})
 
@@ -85,7 +86,12 @@ def departures(values: ReportInput) -> Part:
 def protocol(values: ReportInput) -> Part:
     rows = _flat(values.protocol.model_dump(mode="json"))
     fingerprint = element("p", "SHA-256 of the canonical document: ", element("code", values.protocol.hash))
-    return Part(section("protocol", "Protocol", fingerprint, table(("key", "value"), rows)), {})
+    weights = note(
+        "Each site weighed by its declared size."
+        if values.protocol.aggregation.weighted
+        else "Every update weighed the same: a declared size is only a claim, and this strategy is there for sites that lie."
+    )
+    return Part(section("protocol", "Protocol", fingerprint, table(("key", "value"), rows), weights), {})
 
 
 def records(values: ReportInput) -> Part:
@@ -194,7 +200,9 @@ def _round_numbers(played: Sequence[RoundManifest]) -> list[Markup]:
 def _colour(word: str) -> str:
     if word == "accepted":
         return "accepted"
-    return "refused" if word in REFUSAL_CODES else "late" if word == "late" else "missing" if word in ("missing", "silent") else "rejected"
+    if word in ("missing", "silent", "gone"):
+        return "missing"
+    return "refused" if word in REFUSAL_CODES else "late" if word == "late" else "rejected"
 
 
 def _in_words(outcomes: Sequence[tuple[int, str]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedrad_common.accounting import GaussianEvent, epsilon_prv, epsilon_rdp, exact_delta, filter_budget
-from fedrad_common.records import Envelope
+from fedrad_common.records import Envelope, Privacy
 from fedrad_server.report.inputs import ReportInput
 
 _MOST_PRV = 20  # evaluations over all sites; one takes a tenth of a second
@@ -40,14 +40,14 @@ def site_privacy(values: ReportInput) -> tuple[SitePrivacy, ...]:
     """One line for each site that answered at least once, in name order."""
     answered = [(site, values.envelopes_of(site, "train")) for site in values.sites]
     answered = [(site, envelopes) for site, envelopes in answered if envelopes]
-    kinds = {envelopes[0].privacy for _, envelopes in answered if _is_bounded(envelopes)}
+    kinds = {envelopes[0].privacy for _, envelopes in answered if is_bounded([envelope.privacy for envelope in envelopes])}
     points = max(1, min(_MOST_POINTS, _MOST_PRV // max(1, len(kinds))))
     method = "PRV" if len(kinds) <= 4 * _MOST_PRV else "Rényi"
     return tuple(_line(values, site, envelopes, points=points, method=method) for site, envelopes in answered)
 
 
 def _line(values: ReportInput, site: str, envelopes: Sequence[Envelope], *, points: int, method: str) -> SitePrivacy:
-    privacy, bounded = envelopes[0].privacy, _is_bounded(envelopes)
+    privacy, bounded = envelopes[0].privacy, is_bounded([envelope.privacy for envelope in envelopes])
     epsilon = METHODS[method]
     whole = [GaussianEvent(privacy.noise_multiplier, privacy.sampling_rate, values.protocol.privacy.steps)]
     return SitePrivacy(
@@ -64,10 +64,10 @@ def _line(values: ReportInput, site: str, envelopes: Sequence[Envelope], *, poin
     )
 
 
-def _is_bounded(envelopes: Sequence[Envelope]) -> bool:
+def is_bounded(stated: Sequence[Privacy]) -> bool:
     """Whether a number can be given: constants of the run, as they should be, and within what accounting is made for."""
-    first = envelopes[0].privacy
-    constant = all(envelope.privacy == first for envelope in envelopes)
+    first = stated[0]
+    constant = all(privacy == first for privacy in stated)
     sane = first.noise_multiplier >= _LEAST_NOISE and first.delta > 0 and first.steps <= _MOST_STEPS
     return constant and sane and not first.marked
 
