@@ -24,8 +24,9 @@ from fedrad_common.identity import SigningKey
 from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.protocol import load_protocol, render_protocol
-from fedrad_common.records import Order, sign
+from fedrad_common.records import Order
 from fedrad_sim.hospitals import make_hospitals, open_hospital
+from fedrad_sim.one_site import asked
 from fedrad_sim.processes import use_one_core
 from fedrad_sim.scenario import find_scenario, load_scenario, protocol_path
 
@@ -83,12 +84,12 @@ def main() -> None:
                 model=vector_hash(model),
                 length=model.size,
             )
-            signed = sign(order, key)
+            question = asked(order, model, key, home)
             working.seconds.append(0.0)
             counting.seconds.append(0.0)
             start = time.perf_counter()
             with open_site(home) as site:
-                given = answer(site, signed, model, work=work)
+                given = answer(site, question, work=work)
             totals.append(time.perf_counter() - start)
             assert given.vector is not None, given.refusal
             model = np.asarray(model + given.vector, dtype=np.float32)

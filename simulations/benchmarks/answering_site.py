@@ -9,6 +9,7 @@ import numpy as np
 
 from fedrad_client.cohort.store import CURRENT, MANIFEST, Manifest, folder_name
 from fedrad_client.config import SiteConfig
+from fedrad_client.grants import Approval, write_approval
 from fedrad_client.privacy.plan import Plan
 from fedrad_client.site import Home, create_site
 from fedrad_client.site_toml import render
@@ -19,7 +20,8 @@ from fedrad_common.identity import SigningKey
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.profiles import profile
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Kind, Order, Signed, sign
+from fedrad_common.records import Asked, Kind, Order
+from fedrad_sim.one_site import asked
 
 PROTOCOL = b"""
 format = "fedrad-protocol-1"
@@ -51,6 +53,7 @@ def make_site(path: Path, coordinator: SigningKey) -> Home:
     (path / "approved" / HASH).mkdir()
     write_atomic(path / "approved" / HASH / "protocol.toml", PROTOCOL)
     write_json(path / "approved" / HASH / "plan.json", plan.model_dump(mode="json"))
+    write_approval(path / "approved" / HASH, Approval(runs=1_000_000, since=0))  # more than the ceiling holds
     manifest = Manifest(
         generation=1, profile="xr", profile_hash=profile("xr").hash, height=8, width=8, key="benchmark", validation_fraction=0.2,
         labels=("lesion",), n_files=1, n_images=1, n_patients=1, files={},
@@ -66,10 +69,10 @@ def questions(runs: int) -> list[Question]:
     return [(f"run-{run:08d}", number, kind) for run in range(runs) for number, kind in rounds]
 
 
-def order(question: Question, coordinator: SigningKey) -> Signed:
+def order(question: Question, coordinator: SigningKey, home: Path) -> Asked:
     run, number, kind = question
-    asked = Order(run=run, epoch=1, round=number, kind=kind, protocol=HASH, model=vector_hash(MODEL), length=MODEL.size)
-    return sign(asked, coordinator)
+    order = Order(run=run, epoch=1, round=number, kind=kind, protocol=HASH, model=vector_hash(MODEL), length=MODEL.size)
+    return asked(order, MODEL, coordinator, home)
 
 
 def work(job: Job, model: Vector) -> Vector:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from answering_site import MODEL, STEPS, Question, make_site, order, questions, work  # type: ignore[import-not-found] # beside this one
+from answering_site import STEPS, Question, make_site, order, questions, work  # type: ignore[import-not-found] # beside this one
 from observer import Observer, encode  # type: ignore[import-not-found] # beside this one
 
 import fedrad_client.answer as path_of_an_answer
@@ -165,7 +165,7 @@ class Rig:
             setattr(path_of_an_answer, name, _marking(phase, number + 1, getattr(path_of_an_answer, name)))
         count = doomed(doom)
         with open_site(self.observer.home.path) as site:
-            given = path_of_an_answer.answer(site, order(question, self.key), MODEL, work=work)
+            given = path_of_an_answer.answer(site, order(question, self.key, self.observer.home.path), work=work)
             phase[4] = len(PHASES) + 1
             if given.envelope is not None and given.vector is not None:
                 send(channel, encode(given.envelope, given.vector))

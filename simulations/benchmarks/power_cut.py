@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from answering_site import MODEL, Question, make_site, order, questions, work  # type: ignore[import-not-found] # beside this one
+from answering_site import Question, make_site, order, questions, work  # type: ignore[import-not-found] # beside this one
 from observer import Observer, encode  # type: ignore[import-not-found] # beside this one
 
 from fedrad_client.answer import answer
@@ -98,7 +98,7 @@ class Writer:
         for question in self.asked:
             try:
                 with open_site(self.home.path) as site:
-                    given = answer(site, order(question, self.key), MODEL, work=paused if self.pausing else work)
+                    given = answer(site, order(question, self.key, self.home.path), work=paused if self.pausing else work)
             except DiskError:
                 channel.send(REFUSAL + b"not opened")
                 continue

@@ -40,7 +40,7 @@ class Sites(Section):
     epsilon: PositiveFloat = 10.0  # ceiling; delta is 1 / (10 × declared size) at each
     validation_epsilon: PositiveFloat = 10.0
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2
-    exact_metrics: bool = False
+    metrics: Literal["exact", "noised", "none"] = "noised"  # as in site.toml
 
 
 class Scenario(Section):

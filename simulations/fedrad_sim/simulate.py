@@ -216,7 +216,7 @@ def _homes(
                 delta=delta_for(size),
                 validation_fraction=scenario.sites.validation_fraction,
                 max_epsilon=1000.0,
-                exact_metrics=scenario.sites.exact_metrics,
+                metrics=scenario.sites.metrics,
                 unbounded=True,
                 cohort=os.path.relpath(cohort, home),
             )
