@@ -102,7 +102,7 @@ def protocol_bytes() -> bytes:
     return protocol_text()
 
 
-@pytest.fixture(name="write_cohort")
+@pytest.fixture(name="write_cohort", scope="session")
 def _write_cohort():
     return write_cohort
 

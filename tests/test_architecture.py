@@ -85,6 +85,7 @@ def test_only_our_own_and_declared_packages_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {name.split("[")[0].split(">")[0].split("=")[0].lower().replace("-", "_") for name in project["dependencies"]}
     declared |= {"sklearn", "PIL", "gdcm", "openjpeg", "click", "starlette", "ray", "uvicorn", "httpx"}  # import names, and parts of flwr
+    declared |= {"h11", "grpc", "grpc_health"}
     known = set(sys.stdlib_module_names) | declared | set(HOUSES)
     foreign = {(room, name) for _, room, path in modules() for name in imported(path) if name.split(".")[0] not in known}
 

@@ -5,13 +5,15 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from fakes.orders import content_of
 
 from fedrad_client import app as client
 from fedrad_client.app import answer_in_slot, handle, make_app, open_and_handle
+from fedrad_client.site import open_site
 from fedrad_common import messages
 from fedrad_common.errors import BusyError
 from fedrad_common.identity import SigningKey
-from fedrad_common.records import Answer, Refused, sign
+from fedrad_common.records import Answer, Asked, Evidence, Refused, sign
 
 # isort: split
 from flwr.app import Context, Message, RecordDict
@@ -26,7 +28,9 @@ def message(monkeypatch) -> Message:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     signed = sign(Refused(code="busy"), SigningKey.generate())
-    made = Message(messages.order_content(signed, np.ones(3, np.float32)), dst_node_id=2, message_type="train")
+    made = Message(
+        content_of(Asked(signed, np.ones(3, np.float32), Evidence(launch=signed, manifests=()))), dst_node_id=2, message_type="train"
+    )
     made.metadata.__dict__["_message_id"] = "m"
     return made
 
@@ -36,7 +40,7 @@ def work(job, model):
 
 
 def answers(monkeypatch, result) -> None:
-    def fake(site, order, model, *, work, entropy, witness):
+    def fake(site, asked, *, work, entropy):
         if isinstance(result, BaseException):
             raise result
         return result
@@ -67,10 +71,11 @@ def test_an_exception_becomes_the_code_internal_and_its_text_stays_nowhere(messa
     assert type(error).__name__ in caplog.text
 
 
-def test_a_message_that_is_no_order_is_answered_with_version(message):
+def test_a_message_that_is_no_order_is_answered_with_version_and_is_in_the_audit_log(message, site_home):
     message.content = RecordDict()
-
-    assert messages.read_answer(handle(message, site=None, work=work).content) == Answer(refusal="version")
+    with open_site(site_home) as site:
+        assert messages.read_answer(handle(message, site=site, work=work).content) == Answer(refusal="version")
+        assert (site.audit.entries[-1].type, site.audit.entries[-1].body["code"]) == ("refuse", "version")
 
 
 def test_a_site_that_its_own_people_use_is_busy(message):

@@ -18,7 +18,8 @@ from fedrad_client.site import Home, Site, open_site
 from fedrad_common.accounting import GaussianEvent, epsilon_prv, rounded_up
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Order, sign
+from fedrad_common.records import Order
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 
@@ -39,7 +40,7 @@ def north(make_site, protocol_bytes) -> Home:
 def ask(site: Site, coordinator, content: bytes, *, run: str, number: int = 1, epoch: int = 1) -> None:
     hashed = parse_protocol(content).hash
     order = Order(run=run, epoch=epoch, round=number, kind="train", protocol=hashed, model=vector_hash(MODEL), length=16)
-    given = answer(site, sign(order, coordinator), MODEL, work=lambda job, model: np.ones(16, np.float32))
+    given = answer(site, asked(order, MODEL, coordinator, site.home.path), work=lambda job, model: np.ones(16, np.float32))
     assert given.vector is not None, given.refusal
 
 
@@ -56,6 +57,7 @@ def test_a_new_ledger_has_spent_nothing(north: Home, terminal: Terminal) -> None
 
 def test_every_number_is_computed_from_the_events_and_rounded_up(north: Home, terminal: Terminal, coordinator, protocol_bytes) -> None:
     with open_site(north.path) as site:
+        approve(site, protocol_bytes, declared_size=60, runs=2)
         ask(site, coordinator, protocol_bytes, run="run-00000001")
         ask(site, coordinator, protocol_bytes, run="run-00000002")
         account, opening = site.ledger.account, site.ledger.opening

@@ -18,7 +18,8 @@ from fedrad_common.chain import Chain, utc_now
 from fedrad_common.errors import BusyError, ChainError, ClockError, MisuseError
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Answer, Order, sign
+from fedrad_common.records import Answer, Order
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 
@@ -31,12 +32,12 @@ def ask(home: Home, coordinator, protocol: bytes, *, run: str = "run-00000002") 
     hashed = parse_protocol(protocol).hash
     order = Order(run=run, epoch=1, round=1, kind="train", protocol=hashed, model=vector_hash(MODEL), length=16)
     with open_site(home.path) as site:
-        return answer(site, sign(order, coordinator), MODEL, work=work)
+        return answer(site, asked(order, MODEL, coordinator, home.path), work=work)
 
 
 def approved(home: Home, protocol: bytes) -> Home:
     with open_site(home.path) as site:
-        approve(site, protocol, declared_size=60)
+        approve(site, protocol, declared_size=60, runs=2)
     return home
 
 

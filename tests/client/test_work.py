@@ -1,43 +1,37 @@
 """Work for one order: inline and in a child give the same bytes, and the child knows no secret."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fakes.jobs import job_on, network_protocol
 
-from fedrad_client import work
-from fedrad_client.config import Resources
 from fedrad_client.privacy.noise import AesNoise
-from fedrad_client.privacy.plan import Plan
 from fedrad_client.privacy.release import histogram, release
+from fedrad_client.sandbox.launch import ENVIRONMENT
 from fedrad_client.work import Job, from_json, run_child, run_inline, to_json
+from fedrad_common import processes
 from fedrad_common.errors import FedradError, MisuseError
 from fedrad_common.models import initial_vector
-from fedrad_common.protocol import TrainingProtocol, parse_protocol, replace_settings
+from fedrad_common.protocol import TrainingProtocol, replace_settings
 
 
 @pytest.fixture
 def protocol(protocol_bytes: bytes) -> TrainingProtocol:
-    small = {"channels": 8, "stages": 1}
-    return replace_settings(parse_protocol(protocol_bytes), {"task.kind": "classification", "model.name": "resnet", "model.options": small})
+    return network_protocol(protocol_bytes)
 
 
 @pytest.fixture
 def job(tmp_path: Path, protocol: TrainingProtocol, write_cohort) -> Job:
-    cohort = tmp_path / "cohort"
-    write_cohort(cohort)
-    plan = Plan(
-        protocol=protocol.hash, n_parameters=1, declared_size=50, sampling_rate=0.3, expected_batch=15.0, noise_multiplier=1.0, delta=1e-4,
-        epsilon=8.0, evaluation="exact", evaluation_noise=0.0,
-    )  # fmt: skip
-    return Job(
-        protocol=protocol, kind="train", round=1, plan=plan, secret=bytes(range(32)), cohort=cohort, generation=1,
-        resources=Resources(threads=1, device="cpu"), seeded=True,
-    )  # fmt: skip
+    write_cohort(tmp_path / "cohort")
+    return job_on(tmp_path / "cohort", protocol)
 
 
 def test_a_job_survives_the_way_to_the_child(job: Job) -> None:
@@ -54,20 +48,13 @@ def test_the_child_trains_to_the_same_bytes(job: Job) -> None:
     np.testing.assert_array_equal(run_child(job, model), moved)
 
 
-def test_the_child_evaluates_to_the_same_counts(job: Job) -> None:
-    noised = job.plan.model_copy(update={"evaluation": "noised", "evaluation_noise": 3.0})
-    model = initial_vector(job.protocol)
-    job = dataclasses.replace(job, kind="evaluate", plan=noised)
-
-    np.testing.assert_array_equal(run_child(job, model), run_inline(job, model))
-
-
 def test_a_childs_code_is_never_taken_from_the_folder_it_was_started_in(job: Job, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -m` puts the current folder first on its path: a file beside the images would run with the noise's secret."""
     (tmp_path / "pydantic.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run_child(job, initial_vector(job.protocol))
+    job = dataclasses.replace(job, protocol=replace_settings(job.protocol, {"task.kind": "echo"}))
+    run_child(job, np.zeros(3, dtype=np.float32))
 
     assert not (tmp_path / "taken").exists()
 
@@ -111,39 +98,39 @@ def test_the_childs_environment_holds_no_secret(job: Job, monkeypatch: pytest.Mo
     monkeypatch.setenv("FEDRAD_TOKEN", "canary")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    environment = work._environment(job.resources)
+    job = dataclasses.replace(job, protocol=replace_settings(job.protocol, {"task.kind": "echo"}))
+    with started(monkeypatch) as begun:
+        run_child(job, np.zeros(3, dtype=np.float32))
+    (environment,) = (settings["env"] for _, settings in begun)
 
     assert "canary" not in json.dumps(environment)
-    assert set(environment) <= {*work.ENVIRONMENT, "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
+    assert set(environment) <= {*ENVIRONMENT, "TMPDIR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", processes._PARENT}
     assert environment["LANG"] == "C.UTF-8"
     assert environment["OMP_NUM_THREADS"] == "1"
 
 
-class Spy(subprocess.Popen):
-    """Looks at how the child is started."""
-
-    seen: dict[str, object] = {}
-
-    def __init__(self, command: list[str], **settings: object) -> None:
-        folder = Path(command[-1])
-        Spy.seen = {
-            "command": command,
-            "folder": folder,
-            "mode": folder.stat().st_mode & 0o777,
-            "names": [p.name for p in folder.iterdir()],
-        }
-        super().__init__(command, **settings)
+@contextlib.contextmanager
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[str], dict[str, Any]]]]:
+    """How each child is started."""
+    begun, real = [], subprocess.Popen
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", lambda command, **settings: begun.append((command, settings)) or real(command, **settings))
+        yield begun
 
 
-def test_the_secret_is_on_no_command_line_and_the_folder_is_private_and_gone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work.subprocess, "Popen", Spy)
+def test_the_secret_is_on_no_command_line_and_no_file_is_made(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     job = dataclasses.replace(job, protocol=replace_settings(job.protocol, {"task.kind": "echo"}))
-    run_child(job, np.zeros(3, dtype=np.float32))
+    before = set(tmp_path.rglob("*"))
+    with started(monkeypatch) as begun:
+        run_child(job, np.zeros(3, dtype=np.float32))
+    ((command, settings),) = begun
 
-    assert job.secret.hex() not in " ".join(Spy.seen["command"])
-    assert Spy.seen["mode"] == 0o700
-    assert Spy.seen["names"] == ["model.f32"]
-    assert not Spy.seen["folder"].exists()
+    assert job.secret.hex() not in " ".join(command)
+    assert settings["stdout"] == settings["stderr"] == subprocess.DEVNULL
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_failing_child_says_a_code_and_nothing_of_the_cause(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
@@ -157,9 +144,9 @@ def test_a_failing_child_says_a_code_and_nothing_of_the_cause(job: Job, capfd: p
 @pytest.mark.parametrize(("status", "code"), [(5, "error"), (4, "memory"), (1, "error"), (0, "error")])
 def test_every_end_of_the_child_has_a_code(job: Job, status: int, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     interpreter = tmp_path / "python"
-    interpreter.write_text(f"#!/bin/sh\ncat > /dev/null\nexit {status}\n")
+    interpreter.write_text(f"#!/bin/sh\nexit {status}\n")
     interpreter.chmod(0o700)
-    monkeypatch.setattr(work.sys, "executable", str(interpreter))
+    monkeypatch.setattr(sys, "executable", str(interpreter))
 
     with pytest.raises(FedradError, match=f"child: {code}$"):
         run_child(job, np.zeros(3, dtype=np.float32))
@@ -169,7 +156,7 @@ def test_a_killed_child_is_noticed(job: Job, monkeypatch: pytest.MonkeyPatch, tm
     interpreter = tmp_path / "python"
     interpreter.write_text("#!/bin/sh\nkill -9 $$\n")
     interpreter.chmod(0o700)
-    monkeypatch.setattr(work.sys, "executable", str(interpreter))
+    monkeypatch.setattr(sys, "executable", str(interpreter))
 
     with pytest.raises(FedradError, match=r"child: died$"):
         run_child(job, np.zeros(3, dtype=np.float32))
@@ -202,3 +189,13 @@ def test_exact_counts_are_exact() -> None:
     counts = np.arange(64).reshape(1, 2, 32)
 
     np.testing.assert_array_equal(release(counts, standard_deviation=0.0), np.arange(64))
+
+
+def test_weights_that_a_protocol_calls_random_and_are_not_are_refused(job: Job) -> None:
+    """Else what learned from patients without being counted would enter a private run under another name (privacy.md, rule 12)."""
+    first = initial_vector(job.protocol)
+    assert np.isfinite(run_inline(job, first * np.float32(1 + 1e-6))).all(), "another version of torch rounds otherwise"
+
+    with pytest.raises(MisuseError, match="first weights"):
+        run_inline(job, first + np.float32(0.01))
+    assert np.isfinite(run_inline(dataclasses.replace(job, round=2), first + np.float32(0.01))).all()

@@ -143,3 +143,19 @@ def test_the_budget_grows_with_epsilon_and_delta() -> None:
 def test_an_impossible_event_is_refused(values: tuple[float, float, int]) -> None:
     with pytest.raises(MisuseError, match="accounting: event"):
         GaussianEvent(*values)
+
+
+def test_noise_for_a_very_small_epsilon_is_found_in_seconds() -> None:
+    """Where the secant ends on a plateau, far from the answer: 60 patients, 100 rounds, epsilon 0.1 once took minutes."""
+    from fedrad_common.accounting.calibration import _least_multiple
+
+    looked: list[int] = []
+
+    def enough(multiple: int) -> bool:
+        looked.append(multiple)
+        return multiple >= 188_853
+
+    assert [_least_multiple(enough, near) for near in (1, 188_852, 188_853, 188_854, 5_000_000)] == [188_853] * 5
+    assert len(looked) < 5 * 60
+    assert _least_multiple(lambda multiple: False, 7) is None
+    assert _least_multiple(lambda multiple: True, 9_000) == 1

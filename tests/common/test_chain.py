@@ -359,6 +359,21 @@ def test_a_clock_that_went_back_is_refused_and_nothing_is_written(tmp_path: Path
     assert [entry.number for entry in read(tmp_path / "a.chain", "ledger")] == [0, 1, 2]
 
 
+def test_the_owner_of_a_log_says_by_which_command_the_clock_is_accepted(tmp_path: Path) -> None:
+    accept = "fedrad-coordinator audit accept-clock HOME"
+    early = START - timedelta(hours=2)
+    with Chain.create(tmp_path / "a.chain", "audit", {}, clock=at(START, early), accept=accept) as chain:
+        with pytest.raises(ClockError) as caught:
+            chain.append("stop", {})
+        assert caught.value.hint.endswith(f": {accept}")
+    with (
+        Chain.open(tmp_path / "a.chain", "audit", clock=at(early), accept=accept) as chain,
+        pytest.raises(ClockError, match="clock") as again,
+    ):
+        chain.append("stop", {})
+    assert again.value.hint.endswith(f": {accept}")
+
+
 def test_a_person_may_accept_the_clock_as_it_is(tmp_path: Path) -> None:
     before = START - timedelta(days=400)
     with Chain.create(tmp_path / "a.chain", "ledger", {}, clock=at(START, before, before, before - timedelta(hours=2))) as chain:

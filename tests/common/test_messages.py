@@ -8,7 +8,8 @@ import pytest
 from fedrad_common import messages
 from fedrad_common.errors import REFUSAL_CODES, FormatError
 from fedrad_common.identity import SigningKey
-from fedrad_common.records import Answer, Refused, Signed, sign
+from fedrad_common.packing import vector_hash
+from fedrad_common.records import Answer, Evidence, Order, Refused, Signed, sign
 
 # isort: split
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -23,23 +24,30 @@ def signed() -> Signed:
     return sign(Refused(code="busy"), SigningKey.generate())
 
 
-def test_an_order_comes_back_to_the_bit(signed):
-    order, vector, witness = messages.read_order(messages.order_content(signed, VECTOR))
+def test_an_order_comes_back_to_the_bit_with_its_evidence(signed):
+    evidence = Evidence(launch=signed, manifests=(signed, signed), peers=(signed,), answer=signed)
+    found = messages.read_order(messages.with_evidence(messages.order_content(signed, VECTOR), evidence))
 
-    assert order == signed
-    assert vector.tobytes() == VECTOR.tobytes()
-    assert witness is None
+    assert (found.order, found.evidence) == (signed, evidence)
+    assert found.model.tobytes() == VECTOR.tobytes()
 
 
-def test_an_order_carries_the_sites_own_last_answer_as_a_witness(signed):
-    content = messages.order_content(signed, VECTOR)
-    last = sign(Refused(code="paused"), SigningKey.generate())
+def test_an_order_without_evidence_is_none(signed):
+    with pytest.raises(FormatError, match="evidence"):
+        messages.read_order(messages.order_content(signed, VECTOR))
 
-    order, vector, witness = messages.read_order(messages.with_witness(content, last))
 
-    assert (order, witness) == (signed, last)
-    assert vector.tobytes() == VECTOR.tobytes()
-    assert messages.with_witness(content, None) is content
+def test_half_as_many_bytes_travel_where_the_protocol_says_so():
+    facts = Order(
+        run="run-00000001", epoch=1, round=1, kind="train", protocol="a" * 64, model=vector_hash(VECTOR, "float16"),
+        dtype="float16", length=7,
+    )  # fmt: skip
+    order = sign(facts, SigningKey.generate())
+    content = messages.order_content(order, VECTOR)
+    found = messages.read_order(messages.with_evidence(content, Evidence(launch=order, manifests=())))
+
+    assert len(content["vector"]["vector"].data) == 14
+    assert (found.model.dtype, found.model.tolist()) == (np.float32, VECTOR.tolist())
 
 
 def test_an_answer_comes_back_to_the_bit(signed):
@@ -80,7 +88,7 @@ def spoil(content: RecordDict, **records: object) -> RecordDict:
 
 
 def array(**changes: object) -> ArrayRecord:
-    values = {"dtype": "float32", "shape": (7,), "stype": messages.SERIALIZATION, "data": VECTOR.tobytes(), **changes}
+    values = {"dtype": "float32", "shape": (7,), "stype": messages.SERIALIZATIONS["float32"], "data": VECTOR.tobytes(), **changes}
     return ArrayRecord({"vector": Array(**values)})
 
 
@@ -128,7 +136,8 @@ def test_a_refusal_outside_the_closed_list_is_refused(record):
 def message(signed, monkeypatch) -> Message:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    return Message(messages.order_content(signed, np.zeros(3_000_000, np.float32)), dst_node_id=2, message_type="train")
+    content = messages.order_content(signed, np.zeros(3_000_000, np.float32))
+    return Message(messages.with_evidence(content, Evidence(launch=signed, manifests=())), dst_node_id=2, message_type="train")
 
 
 def objects(message: Message) -> dict[str, bytes]:
@@ -143,7 +152,7 @@ def test_a_message_survives_the_way_through_flowers_objects(message):
     inflated = messages.inflate(message.object_id, contents, most)
 
     assert inflated.metadata.message_id == message.object_id
-    assert messages.read_order(inflated.content)[1].size == 3_000_000
+    assert messages.read_order(inflated.content).model.size == 3_000_000
 
 
 def test_a_message_larger_than_allowed_is_refused_before_it_is_put_together(message):

@@ -1,5 +1,6 @@
 """Sites that answer by arithmetic, a clock that moves when somebody waits, and a process that dies at its k-th write."""
 
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ import pytest
 from fedrad_common.chain_format import MARK_BYTES
 from fedrad_common.errors import RefusalCode
 from fedrad_common.identity import SigningKey
-from fedrad_common.packing import Vector, vector_hash
-from fedrad_common.records import Answer, Envelope, Order, Privacy, Signed, sign
+from fedrad_common.packing import Dtype, Vector, rounded, vector_hash
+from fedrad_common.records import Answer, Envelope, Evidence, Order, Privacy, Signed, sign
 from fedrad_server.rounds import Outcome, play
 from fedrad_server.runs import Run
 
@@ -63,12 +64,13 @@ class Site:
     key: SigningKey = field(default_factory=SigningKey.generate)
     sequence: int = 0
     outbox: dict[str, Answer] = field(default_factory=dict)
+    shown: Evidence | None = None  # what came with the last order
 
     def answer(self, order: Order, model: Vector) -> Answer:
         if order.question not in self.outbox:
-            assert vector_hash(model) == order.model
+            assert vector_hash(model, order.dtype) == order.model
             if order.kind == "train":
-                vector = numbers(self.name, order.round, size=model.size)
+                vector = rounded(numbers(self.name, order.round, size=model.size), order.dtype)
             else:
                 vector = np.rint(10 * numbers(self.name, order.round, size=64))
             self.outbox[order.question] = self.seal(order, vector)
@@ -77,10 +79,12 @@ class Site:
     def seal(self, order: Order, vector: Vector, /, **changes: object) -> Answer:
         """A signed answer; `changes` replace fields of its envelope before it is signed."""
         self.sequence += 1
+        dtype: Dtype = order.dtype if order.kind == "train" else "float32"
         fields: dict[str, object] = {
             "site": self.name, "run": order.run, "epoch": order.epoch, "round": order.round, "kind": order.kind, "sequence": self.sequence,
-            "protocol": order.protocol, "model": order.model, "length": vector.size, "payload": vector_hash(vector),
+            "protocol": order.protocol, "model": order.model, "length": vector.size, "dtype": dtype, "payload": vector_hash(vector, dtype),
             "declared_size": self.size, "ledger": "a" * 64,
+            "audit": "b" * 64, "manifest": self.shown.manifests[-1].digest if self.shown else "c" * 64,
             "privacy": Privacy(noise_multiplier=0.0 if order.kind == "train" else 10.0, sampling_rate=1.0, steps=1, delta=0.0),
         }  # fmt: skip
         return Answer(sign(Envelope.model_validate({**fields, **changes}), self.key), vector)
@@ -97,6 +101,7 @@ class World:
     names: tuple[str, ...] = ("ankara", "bergen", "cadiz")
     key: SigningKey = field(default_factory=SigningKey.generate)
     clock: Clock = field(default_factory=Clock)
+    away: dict[str, tuple[float, float]] = field(default_factory=dict)  # when a site's node died and when it is back, by the clock
 
     def __post_init__(self) -> None:
         self.sites = {name: Site(name, size=40 + 10 * number) for number, name in enumerate(self.names)}
@@ -104,6 +109,10 @@ class World:
     @property
     def roster(self) -> dict[str, str]:
         return {name: site.key.public.hex for name, site in self.sites.items()}
+
+    def is_away(self, name: str) -> bool:
+        died, back = self.away.get(name, (math.inf, math.inf))
+        return died <= self.clock.now < back
 
     def create(self, content: bytes) -> Run:
         return Run.create(self.directory, content, roster=self.roster, key=self.key, initial=numbers("initial", size=N_PARAMETERS))
@@ -132,13 +141,19 @@ class Grid:
         self.seen: list[tuple[int, str, str]] = []
         self.outcome: Outcome | None = None
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, evidence: Mapping[str, Evidence]) -> None:
         opened = order.open(Order, self.world.key.public, what="order")
         self.asked.append((opened.kind, opened.round, tuple(sites)))
         for name in sites:
+            if self.world.is_away(name):
+                continue  # what it was asked died with it
             site = self.world.sites[name]
-            deed = self.deeds.get(name, honest)
+            deed, site.shown = self.deeds.get(name, honest), evidence[name]
             self.queue += [(name, answer) for answer in deed(site, opened, model)]
+
+    def absent(self) -> dict[str, float]:
+        silence = {name: self.world.clock.now - died for name, (died, _) in self.world.away.items() if self.world.is_away(name)}
+        return {name: seconds for name, seconds in silence.items() if seconds > 9.0}
 
     def poll(self, timeout: float) -> list[tuple[str, Answer]]:
         if not self.queue:

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fakes.orders import content_of
 from fedrad_client.approval import approve
 from fedrad_client.cohort.draft import new_generation, next_generation, publish
 from fedrad_client.cohort.split import Part
 from fedrad_client.cohort.store import Manifest, Record
 from fedrad_client.site import Home, open_site
-from fedrad_common import messages
 from fedrad_common.identity import SigningKey
 from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.profiles import profile
 from fedrad_common.protocol import TrainingProtocol, parse_protocol, render_protocol, replace_settings
-from fedrad_common.records import Order, sign
+from fedrad_common.records import Order
+from fedrad_sim.one_site import asked
 
 # isort: split
 from flwr.app import Message
@@ -92,7 +93,7 @@ class Asking:
 
     def message(self, **changed: object) -> Message:
         order = self.order(**changed)
-        made = Message(messages.order_content(sign(order, self.key), self.model), dst_node_id=2, message_type=order.kind)
+        made = Message(content_of(asked(order, self.model, self.key, self.home.path)), dst_node_id=2, message_type=order.kind)
         made.metadata.__dict__["_message_id"] = "0" * 64
         return made
 

@@ -1,6 +1,7 @@
 """A person at a terminal: types a command of one of the three programs, and looks at the screen and at the disk."""
 
 import importlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,13 @@ class Said:
     @property
     def hint(self) -> str:
         return next((line.partition(": hint: ")[2] for line in self.err.splitlines() if ": hint: " in line), "")
+
+
+class Keyboard(io.StringIO):
+    """In place of `sys.stdin`: somebody sits at a terminal and has typed this."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @dataclass

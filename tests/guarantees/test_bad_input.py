@@ -17,6 +17,8 @@ from fedrad_client.cohort.draft import new_generation
 from fedrad_client.cohort.store import current
 from fedrad_client.site import open_site
 from fedrad_common.chain import Chain
+from fedrad_common.errors import ConfigError
+from fedrad_common.protocol import parse_protocol
 from fedrad_sim.phantom import HOSPITALS, scaled, write_hospital
 
 PROTOCOL = """
@@ -441,7 +443,8 @@ def test_two_ingests_never_run_at_once(ready: Hospital) -> None:
     ("options", "error"),
     [
         ((), "missing option '--name'"),
-        (("--name", "north"), "init: enrolment with a remote coordinator is not part of this release"),
+        (("--name", "north"), "missing option '--invitation'"),
+        (("--name", "north", "--invitation", "nowhere.json"), "--invitation: nowhere.json: no such file"),
         (("--local", "--name", "no/slash"), "site.toml: site.name: "),
         (("--local", "--name", 'quo"te'), "site.toml: "),
         (("--local", "--name", "x", "--epsilon", "nan"), ""),
@@ -515,3 +518,9 @@ def test_a_killed_ingest_leaves_the_old_generation_and_the_next_one_sweeps(ready
     spoil_text(ready.files()[0])
     assert ready.ingest()["generation"] == 2
     assert sorted(path.name for path in (ready.home / "cohort").iterdir()) == [".lock", "00001", "00002", "current"]
+
+
+@pytest.mark.parametrize("title", ["\\u001b[2J", "a\\nb", "\\u202e", "x" * 201], ids=["escape", "line", "direction", "length"])
+def test_a_title_that_could_move_the_terminal_of_whoever_approves_is_refused(protocol_bytes: bytes, title: str) -> None:
+    with pytest.raises(ConfigError, match="title"):
+        parse_protocol(protocol_bytes.replace(b'name = "tiny"', f'name = "tiny"\ntitle = "{title}"'.encode()))

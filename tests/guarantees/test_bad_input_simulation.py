@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.coordinator import N_PARAMETERS, World, numbers, protocol, unsynced
+from fakes.enrolment import member
 from fakes.terminal import Terminal
 
 from fedrad_common.identity import SigningKey
@@ -200,7 +201,7 @@ def test_a_run_that_is_none(terminal: Terminal, arrays: Path, place: str) -> Non
     ("name", "old", "new"),
     [
         ("launch.json", "fedrad-launch-1", "fedrad-launch-2"),
-        ("rounds/0001/manifest.json", "fedrad-manifest-1", "fedrad-manifest-2"),
+        ("rounds/0001/manifest.json", "fedrad-manifest-2", "fedrad-manifest-3"),
         ("events.chain.mark", "fedrad-chain-1", "fedrad-chain-2"),
         ("protocol.toml", "fedrad-protocol-1", "fedrad-protocol-2"),
     ],
@@ -233,18 +234,19 @@ def test_two_coordinators_never_play_one_run(terminal: Terminal) -> None:
     [
         (["home", "nowhere.toml"], 2, "nowhere.toml: no such file"),
         (["home", "bad.toml"], 2, "bad.toml: privacy.epsilom: unknown key"),
-        (["home"], 2, "launch: name either a protocol"),
-        (["home", "--resume", "--name", "gone"], 2, "gone: is no run"),
-        (["home", "good.toml"], 1, "the coordinator's server is not running"),
+        (["home"], 2, "missing argument 'PROTOCOL'"),
+        (["home", "good.toml", "--name", "../gone"], 2, "--name: ../gone: is no plain name"),
+        (["home", "good.toml"], 2, "rounds.quorum: 3 of 1 sites can never be reached"),
         (["nowhere", "good.toml"], 2, "/"),
     ],
 )
 def test_a_launch_that_cannot_be_leaves_no_run(terminal: Terminal, arguments: list[str], code: int, error: str) -> None:
-    Home.create(terminal.folder / "home").save_roster({"bergen": SigningKey.generate().public.hex})
+    Home.create(terminal.folder / "home").save_members({"bergen": member()})
     (terminal.folder / "good.toml").write_text(PROTOCOL)
     (terminal.folder / "bad.toml").write_text(PROTOCOL.replace("epsilon =", "epsilom ="))
     words = [terminal.folder / word if word in ("home", "nowhere") or word.endswith(".toml") else word for word in arguments]
     assert terminal.fail(COORDINATOR, "launch", *words, code=code, hint=False).error.startswith(error)
+    assert not list((terminal.folder / "home" / "runs").iterdir())
 
 
 def test_a_run_is_launched_whole_or_not_at_all(tmp_path: Path) -> None:

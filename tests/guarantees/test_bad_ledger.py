@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.orders import content_of
 from fakes.terminal import Terminal
 
 from fedrad_client.app import open_and_handle
@@ -15,7 +16,8 @@ from fedrad_client.site import Home, open_site
 from fedrad_common import messages
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Answer, Order, sign
+from fedrad_common.records import Answer, Order
+from fedrad_sim.one_site import asked
 
 # isort: split
 from flwr.app import Message
@@ -50,7 +52,7 @@ def ask(coordinator, protocol_bytes, monkeypatch: pytest.MonkeyPatch) -> Callabl
     order = Order(run="run-00000001", epoch=1, round=1, kind="train", protocol=hashed, model=vector_hash(MODEL), length=16)
 
     def through(home: Home) -> Answer:
-        message = Message(messages.order_content(sign(order, coordinator), MODEL), dst_node_id=1, message_type="train")
+        message = Message(content_of(asked(order, MODEL, coordinator, home.path)), dst_node_id=1, message_type="train")
         message.metadata.__dict__["_message_id"] = "m"
         return messages.read_answer(open_and_handle(message, lambda: open_site(home.path), work=never).content)
 

@@ -13,7 +13,7 @@ from fedrad_client.approval import approve
 from fedrad_client.privacy.ledger import read_ledger
 from fedrad_client.site import Home, Site
 from fedrad_common.packing import Vector
-from fedrad_common.records import Answer, Order, Signed
+from fedrad_common.records import Answer, Asked, Evidence, Order, Signed
 from fedrad_server.replay import replay
 from fedrad_server.rounds import Outcome, play
 from fedrad_server.runs import Run, read_run
@@ -39,25 +39,28 @@ class Hospitals:
     clock: Clock
     death: Callable[[str, Order, str], None]
     queue: list[tuple[str, Answer]] = field(default_factory=list)
-    missed: list[tuple[Signed, Vector]] = field(default_factory=list)
+    missed: list[Asked] = field(default_factory=list)
 
-    def ask(self, sites: Collection[str], order: Signed, model: Vector, witnesses: Mapping[str, Signed]) -> None:
+    def ask(self, sites: Collection[str], order: Signed, model: Vector, evidence: Mapping[str, Evidence]) -> None:
         opened = order.peek(Order, what="order")
         for name in sorted(set(sites) & self.sites.keys()):
             try:
-                self.queue.append((name, self.answered(name, order, opened, model, witnesses.get(name))))
+                self.queue.append((name, self.answered(name, opened, Asked(order, model, evidence[name]))))
             except Killed:
                 self.sites.pop(name).close()  # as the kernel does: locks are freed, nothing is written
-                self.missed.append((order, model))
+                self.missed.append(Asked(order, model, evidence[name]))
 
-    def answered(self, name: str, order: Signed, opened: Order, model: Vector, witness: Signed | None) -> Answer:
+    def answered(self, name: str, opened: Order, asked: Asked) -> Answer:
         def work(job, model: Vector) -> Vector:
             self.death(name, opened, "working")
             return noise(job, model)
 
-        given = answer(self.sites[name], order, model, work=work, witness=witness)
+        given = answer(self.sites[name], asked, work=work)
         self.death(name, opened, "sending")
         return given
+
+    def absent(self) -> Mapping[str, float]:
+        return {}
 
     def poll(self, timeout: float) -> list[tuple[str, Answer]]:
         if not self.queue:
@@ -118,8 +121,8 @@ def test_killed_while_working_it_answers_with_noise_that_is_charged_anew(die: Ca
     home = played.homes["bergen"]
     before = read_ledger(home.path / "ledger.chain")[1]
     site = Site(home)
-    given = answer(site, *played.hospitals.missed[0], work=noise)
-    again = answer(site, *played.hospitals.missed[0], work=never)
+    given = answer(site, played.hospitals.missed[0], work=noise)
+    again = answer(site, played.hospitals.missed[0], work=never)
     site.close()
 
     after = read_ledger(home.path / "ledger.chain")[1]
@@ -136,7 +139,7 @@ def test_killed_while_sending_it_answers_with_the_stored_bytes_for_free(die: Cal
     before = read_ledger(home.path / "ledger.chain")[1]
     stored = sorted(path.read_bytes() for path in (home.path / "outbox").iterdir())
     site = Site(home)
-    given = answer(site, *played.hospitals.missed[0], work=never)
+    given = answer(site, played.hospitals.missed[0], work=never)
     site.close()
 
     assert given.vector is not None

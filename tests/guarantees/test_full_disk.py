@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.coordinator import World, protocol
+from fakes.orders import content_of
 from fakes.terminal import Said, Terminal, changes, fill, on_disk, small_disk
 
 from fedrad_client.answer import answer
@@ -20,10 +21,11 @@ from fedrad_common import messages
 from fedrad_common.errors import FedradError, SyncError
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Order, sign
+from fedrad_common.records import Order
 from fedrad_server.replay import replay
 from fedrad_server.rounds import Outcome
 from fedrad_server.runs import read_run
+from fedrad_sim.one_site import asked
 from fedrad_sim.phantom import HOSPITALS, scaled, write_hospital
 
 # isort: split
@@ -126,7 +128,7 @@ def test_an_answer_without_room_is_the_code_disk_and_nothing_is_refunded(tmp_pat
         for room in range(40):
             ballast = fill(disk, leave=room * PAGE)
             with open_site(home.path) as site:
-                given = answer(site, sign(order, coordinator), model, work=work)
+                given = answer(site, asked(order, model, coordinator, home.path), work=work)
             ballast.unlink()
             spent = read_ledger(home.path / "ledger.chain")[1].training
             assert spent >= before, "nothing is refunded"
@@ -154,7 +156,7 @@ def test_a_write_that_the_disk_does_not_confirm_ends_the_process_and_nothing_lea
     order = Order(run="run-00000001", epoch=1, round=1, kind="train", protocol=hashed, model=vector_hash(model), length=16)
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    message = Message(messages.order_content(sign(order, coordinator), model), dst_node_id=1, message_type="train")
+    message = Message(content_of(asked(order, model, coordinator, home.path)), dst_node_id=1, message_type="train")
     count, real = 0, os.fdatasync
 
     def fdatasync(descriptor: int) -> None:

@@ -12,7 +12,8 @@ from fedrad_client.preview import facts
 from fedrad_client.site import Site
 from fedrad_common.messages import answer_content
 from fedrad_common.packing import vector_hash
-from fedrad_common.records import Answer, Envelope, Order, sign
+from fedrad_common.records import Answer, Envelope, Order
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 
@@ -25,7 +26,9 @@ def answered(make_site, coordinator, protocol_bytes):
     left = []
     for kind, size in (("train", 16), ("evaluate", 64)):
         order = Order(run="run-00000001", epoch=1, round=1, kind=kind, protocol=seen["hash"], model=vector_hash(MODEL), length=MODEL.size)
-        left.append(answer(site, sign(order, coordinator), MODEL, work=lambda job, model, size=size: np.ones(size, np.float32)))
+        left.append(
+            answer(site, asked(order, MODEL, coordinator, site.home.path), work=lambda job, model, size=size: np.ones(size, np.float32))
+        )
     yield site, seen, left
     site.close()
 
@@ -53,14 +56,14 @@ def test_the_audit_log_shows_exactly_the_bytes_that_left(answered) -> None:
 def test_a_refusal_is_one_word_of_a_closed_list(answered) -> None:
     site, seen, _ = answered
     order = Order(run="run-00000002", epoch=1, round=9, kind="train", protocol=seen["hash"], model=vector_hash(MODEL), length=MODEL.size)
-    content = answer_content(answer(site, sign(order, site.key), MODEL, work=lambda job, model: MODEL))
+    content = answer_content(answer(site, asked(order, MODEL, site.key, site.home.path), work=lambda job, model: MODEL))
 
     assert [list(record.values()) for record in content.config_records.values()] == [["policy"]]
     assert not content.array_records
 
 
 def test_an_envelope_has_no_field_for_a_count_a_loss_or_a_time() -> None:
-    listed = "format site run epoch round kind sequence protocol model dtype length payload declared_size privacy ledger"
+    listed = "format site run epoch round kind sequence protocol model manifest dtype length payload declared_size privacy ledger audit"
 
     assert list(Envelope.model_fields) == listed.split()
     assert set(Answer.__dataclass_fields__) == {"envelope", "vector", "refusal"}

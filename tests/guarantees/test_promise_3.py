@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.approvals import for_many_runs
 
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
@@ -13,7 +14,8 @@ from fedrad_client.site import Home, Site, open_site
 from fedrad_common.accounting import GaussianEvent, rdp
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Order, sign
+from fedrad_common.records import Order
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 
@@ -30,7 +32,7 @@ def ask(home: Home, coordinator, protocol, *, number: int = 1, run: str = "run-0
     """One order to a site that has just been started; what came out of the socket."""
     order = Order(run=run, epoch=1, round=number, kind="train", protocol=protocol.hash, model=vector_hash(MODEL), length=MODEL.size)
     with open_site(home.path) as site:
-        given = answer(site, sign(order, coordinator), MODEL, work=work)
+        given = answer(site, asked(order, MODEL, coordinator, home.path), work=work)
     return None if given.vector is None else given.vector.tobytes()
 
 
@@ -90,7 +92,7 @@ def test_a_kill_during_work_is_paid_though_nothing_left(north: Home, coordinator
 
     site = Site(north)
     with pytest.raises(Killed):
-        answer(site, sign(order, coordinator), MODEL, work=killed)
+        answer(site, asked(order, MODEL, coordinator, north.path), work=killed)
     site.close()
     before = spent(north)
     ask(north, coordinator, protocol)
@@ -101,6 +103,8 @@ def test_a_kill_during_work_is_paid_though_nothing_left(north: Home, coordinator
 
 def test_a_second_run_adds_to_the_same_account_until_the_ceiling(north: Home, coordinator, protocol_bytes: bytes) -> None:
     protocol = parse_protocol(protocol_bytes)
+    with open_site(north.path) as site:
+        for_many_runs(site, protocol.hash)
     seen = [ask(north, coordinator, protocol, run=f"run-{number:08}") for number in range(30)]
     with open_site(north.path) as site:
         budget, account = site.ledger.opening.budget, site.ledger.account

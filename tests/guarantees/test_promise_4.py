@@ -28,7 +28,9 @@ def names(path: Path) -> set[str]:
 def test_no_room_of_a_site_can_fetch_or_load_a_bundle() -> None:
     rooms = [*(ROOT / "client").rglob("*.py"), *(ROOT / "common").rglob("*.py")]
     naming = {str(path.relative_to(ROOT)): sorted(names(path) & (FOREIGN | {"pickle", "zipfile"})) for path in rooms}
-    naming = {room: found for room, found in naming.items() if found and room != "common/fedrad_common/bundle.py"}
+    # The support bundle is written as a zip file; nothing there reads one.
+    allowed = {"common/fedrad_common/bundle.py": naming["common/fedrad_common/bundle.py"], "client/fedrad_client/support.py": ["zipfile"]}
+    naming = {room: found for room, found in naming.items() if found and found != allowed.get(room)}
 
     assert len(rooms) > 40
     assert naming == {}

@@ -63,7 +63,7 @@ DEEDS: dict[str, tuple[str, Callable[[Site, Order], Answer]]] = {
     "from the future": ("epoch", with_field(epoch=9)),
     "in another site's name": ("site", with_field(site="ankara")),
     "half an answer": ("malformed", lambda site, order: Answer(vector=np.zeros(order.length, np.float32))),
-    "a weight of a thousand digits": ("declared-size", with_field(declared_size=10**1000)),
+    "a weight that no hospital has": ("declared-size", with_field(declared_size=10**18)),
 }
 
 
@@ -120,6 +120,20 @@ def test_last_rounds_update_sent_again_is_late_and_not_folded_twice(tmp_path: Pa
 
     manifests = read_run(world.directory).manifests
     assert (sorted(manifests[2].updates), manifests[2].missing) == (["ankara", "bergen"], {"cadiz": "late"})
+
+
+def test_an_accepted_envelope_with_other_bytes_is_named_and_not_taken_for_a_resend(tmp_path: Path) -> None:
+    def changed_after(site: Site, order: Order, model: Vector) -> list[Answer]:
+        honest = site.answer(order, model)
+        assert honest.vector is not None
+        return [honest, honest, Answer(honest.envelope, honest.vector + np.float32(1))]
+
+    world = World(tmp_path / "echo")
+    world.finish(protocol(rounds=1, quorum=3, retries=0), ankara=changed_after)
+
+    records = read_run(world.directory)
+    assert [(e.body["site"], e.body["code"]) for e in records.events if e.type == "rejected"] == [("ankara", "repeated")]
+    assert replay(world.directory).equal
 
 
 def test_the_same_lies_are_found_by_a_coordinator_that_was_restarted(tmp_path: Path) -> None:

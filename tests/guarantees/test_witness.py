@@ -15,7 +15,8 @@ from fedrad_common.errors import ChainError, MisuseError
 from fedrad_common.identity import SigningKey
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Answer, Envelope, Order, Receipt, RoundManifest, Signed, sign
+from fedrad_common.records import Answer, Envelope, Order, Receipt, RoundManifest, Sent, Signed, sign
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 LOGS = ("ledger.chain", "ledger.chain.mark", "audit.chain", "audit.chain.mark")
@@ -29,7 +30,7 @@ def ask(home: Home, coordinator: SigningKey, protocol: bytes, *, number: int = 1
     parsed = parse_protocol(protocol)
     order = Order(run="run-00000001", epoch=1, round=number, kind="train", protocol=parsed.hash, model=vector_hash(MODEL), length=16)
     with open_site(home.path) as site:
-        return answer(site, sign(order, coordinator), MODEL, work=work, witness=witness)
+        return answer(site, asked(order, MODEL, coordinator, home.path, answer=witness), work=work)
 
 
 def spent(home: Home) -> float:
@@ -114,7 +115,7 @@ def test_a_clone_made_between_reservation_and_seal_sends_independent_noise_that_
     parsed = parse_protocol(protocol_bytes)
     order = Order(run="run-00000001", epoch=1, round=1, kind="train", protocol=parsed.hash, model=vector_hash(MODEL), length=16)
     with open_site(north.path) as site, pytest.raises(KeyboardInterrupt):
-        answer(site, sign(order, coordinator), MODEL, work=killed)
+        answer(site, asked(order, MODEL, coordinator, north.path), work=killed)
     reserved = spent(north)
     clone = copy(north, "clone")
     first, second = ask(north, coordinator, protocol_bytes), ask(clone, coordinator, protocol_bytes)
@@ -148,8 +149,9 @@ def test_receipts_envelopes_manifests_and_heads_on_paper_are_witnesses(north: Ho
     given = ask(north, coordinator, protocol_bytes)
     envelope = given.envelope.peek(Envelope, what="envelope")
     manifest = RoundManifest(
-        run=envelope.run, epoch=1, round=1, protocol=envelope.protocol, previous="0" * 64, model="1" * 64, state="2" * 64,
-        released="1" * 64, updates={"north": envelope.payload},
+        run=envelope.run, epoch=1, round=1, protocol=envelope.protocol, launch="3" * 64, previous="0" * 64, model="1" * 64,
+        state="2" * 64, released="1" * 64, sent=Sent(train="1" * 64, evaluate="1" * 64), updates={"north": envelope.payload},
+        events="4" * 64,
     )  # fmt: skip
     records = (given.envelope, receipt(given, coordinator), sign(manifest, coordinator))
     for record in records:

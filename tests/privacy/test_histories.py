@@ -34,7 +34,8 @@ from fedrad_common.chain import Entry
 from fedrad_common.identity import SigningKey
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.protocol import TrainingProtocol, render_protocol
-from fedrad_common.records import Order, sign
+from fedrad_common.records import Order
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 FRACTION, LABELS = 0.4, ("lesion", "other", "third")
@@ -89,7 +90,7 @@ class History:
         run = f"run-0000000{[known.name for known in self.protocols].index(protocol.name)}"
         order = Order(run=run, epoch=1, round=number, kind=kind, protocol=protocol.hash, model=vector_hash(MODEL), length=MODEL.size)
         with open_site(self.home.path) as site:
-            answer(site, sign(order, self.coordinator), MODEL, work=self.work)
+            answer(site, asked(order, MODEL, self.coordinator, self.home.path), work=self.work)
         self.look()
 
     def work(self, job: Job, _: Vector) -> Vector:

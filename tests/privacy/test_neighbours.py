@@ -20,7 +20,6 @@ from fakes.exports import Person, dicom, picture, write_export
 from fakes.patients import network_protocol
 from torch import Tensor, nn
 
-from fedrad_client import work
 from fedrad_client.cohort import dataset as datasets
 from fedrad_client.cohort.dataset import Dataset
 from fedrad_client.cohort.draft import Draft, Kept
@@ -33,7 +32,7 @@ from fedrad_client.intake.pixels import Geometry
 from fedrad_client.privacy import batches
 from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
 from fedrad_client.privacy.plan import Plan
-from fedrad_client.work import Job, run_inline, scoring
+from fedrad_client.work import Job, compute, run_inline, scoring
 from fedrad_common.canonical import canonical_json
 from fedrad_common.models import build
 from fedrad_common.packing import pack
@@ -163,10 +162,10 @@ class Site:
             delta=1e-4, epsilon=8.0, evaluation="none", evaluation_noise=0.0,
         )  # fmt: skip
         job = Job(self.protocol, "train", 1, plan, bytes(range(32)), self.cohort, 1, Resources(threads=1, device="cpu"))
-        work._features.cache_clear()
+        compute._features.cache_clear()
         with monkeypatch.context() as patched:
             patched.setattr(PatientOptimizer, "add_noise", look)
-            patched.setattr(work, "_network", lambda _: copy.deepcopy(NETWORKS[name]))
+            patched.setattr(compute, "_network", lambda _: copy.deepcopy(NETWORKS[name]))
             run_inline(job, pack(NETWORKS[name]))
         (only,) = caught
         return only

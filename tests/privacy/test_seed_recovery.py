@@ -126,7 +126,7 @@ def test_the_only_key_is_the_reservations_own() -> None:
     made = {(name, ast.unparse(call)) for name, tree in sources("client").items() for call in calls(tree, "AesNoise")}
 
     assert made == {
-        ("client/fedrad_client/work/__init__.py", "AesNoise(job.secret)"),
+        ("client/fedrad_client/work/compute.py", "AesNoise(job.secret)"),
         ("client/fedrad_client/privacy/noise.py", "AesNoise(_derived(self._key, f'fork {label}'))"),
     }
 

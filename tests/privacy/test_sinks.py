@@ -10,7 +10,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +19,9 @@ import numpy as np
 import pytest
 from fakes.patients import Asking, Patient, network_protocol, patients, write_patients
 
-from fedrad_client import work
 from fedrad_client.app import answer_in_slot
 from fedrad_client.audit import Event
-from fedrad_client.node.executor import Executor
+from fedrad_client.node.pieces import push
 from fedrad_client.site import Home
 from fedrad_client.work import run_child, run_inline
 from fedrad_common import messages, records
@@ -31,6 +29,7 @@ from fedrad_common.protocol import parse_protocol
 from fedrad_common.records import Answer
 
 # isort: split
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.task_identity import TaskIdentity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +114,7 @@ def test_the_child_that_works_can_say_nothing_and_leaves_no_file(
     for name in ("HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(user))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(work.subprocess, "Popen", lambda command, **settings: begun.append(settings) or real(command, **settings))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **settings: begun.append(settings) or real(command, **settings))
     ask = Asking.approved(make_site(), coordinator, parse_protocol(protocol_bytes))
     reply = answer_in_slot(ask.message(), ask.home.path, work=run_child)
 
@@ -144,19 +143,22 @@ LEVELS = {"debug", "info", "warning", "warn", "error", "exception", "critical", 
 MATHEMATICS = {"math", "np", "torch"}
 SPEAKING = {"print", "echo", "secho", "emit", "warn", "showwarning", "print_exc", "write_stderr"}
 # What a person types and reads at a terminal: results of verbs, none of which runs while an order is answered.
-TERMINAL = {"cli/__init__", "cli/cohort", "cli/ledger", "cli/options", "intake/verb"}
+TERMINAL = {"intake/verb", *(f"cli/{path.stem}" for path in (CLIENT / "cli").glob("*.py"))}
 # room, level, words, and what stands in them: classes of errors, and codes of closed lists. No number.
 LOGGED = {
+    ("work/worker", "warning", "the work is not wholly confined on this machine, open to it: %s", ("held.open_to",)),
     ("app", "error", "answered with code %s (%s)", ("said.answer.refusal", "said.failure.__name__")),
-    ("executor", "info", "connecting", ()),
-    ("executor", "info", "online", ()),
-    ("executor", "info", "order received", ()),
-    ("executor", "info", "answer sent", ()),
-    ("executor", "error", "an order could not be read", ()),
-    ("executor", "warning", "an order could not be noted: %s", ("type(error).__name__",)),
-    ("executor", "warning", "heartbeat failed: %s", ("_code(error)",)),
-    ("executor", "warning", "an interrupted order could not be reported: %s", ("_code(error)",)),
-    ("executor", "warning", "the coordinator's server: %s", ("_code(error)",)),
+    ("node/executor", "info", "connecting", ()),
+    ("node/executor", "info", "online", ()),
+    ("node/executor", "info", "order received: %s", ("what",)),  # node/wording: run, round and kind of the order
+    ("node/executor", "info", "answered with %s: %s", ("answered(reply)", "what")),  # `update`, or a refusal's code
+    ("node/executor", "error", "an order could not be read", ()),
+    ("node/executor", "warning", "%s could not be noted: %s", ("name", "type(error).__name__")),
+    ("node/executor", "warning", "an interrupted order could not be reported: %s", ("type(error).__name__",)),
+    ("node/contact", "info", "the coordinator answers again", ()),
+    ("node/contact", "warning", "%s: %s; %s", ("trouble.code", "trouble.sentence", "trouble.hint")),  # of the table in node/troubles
+    ("node/service", "warning", "the audit log could not be written: %s", ("type(error).__name__",)),
+    ("node/service", "info", "stopped", ()),
 }
 
 
@@ -195,7 +197,7 @@ def test_nothing_else_speaks_while_an_order_is_answered() -> None:
     streams = {room for room, source in rooms() if room not in TERMINAL and ("sys.stdout" in source or "sys.stderr" in source)}
 
     assert speaking == set()
-    assert streams == {"node"}  # where the log's lines go
+    assert streams == {"node/logs"}  # where the log's lines go
 
 
 @pytest.mark.parametrize(
@@ -215,12 +217,14 @@ def test_a_planted_line_is_noticed(planted: str) -> None:
 # ── (c) what leaves: every record, field by field ──
 
 FIELDS = {
-    records.Envelope: "format site run epoch round kind sequence protocol model dtype length payload declared_size privacy ledger",
+    records.Envelope: (
+        "format site run epoch round kind sequence protocol model manifest dtype length payload declared_size privacy ledger audit"
+    ),
     records.Privacy: "noise_multiplier sampling_rate steps delta marked",
     records.Receipt: "format site run round kind envelope payload sequence ledger",
     records.Refused: "format code",
     records.Signed: "body signature",
-    records.Order: "format run epoch round kind protocol model length",
+    records.Order: "format run epoch round kind protocol model dtype length",
 }
 
 
@@ -238,9 +242,11 @@ def test_an_answer_and_its_message_have_no_place_for_anything_else(sites: list[A
 
 
 def test_the_audit_log_has_no_event_for_training_itself() -> None:
-    by_a_person = {"approve", "withdraw-approval", "withdraw", "ingest", "pause", "resume", "recover", "clock"}
+    by_a_person = {"approve", "withdraw-approval", "withdraw", "ingest", "pause", "resume", "recover", "renew", "leave", "checkpoint"}
+    of_the_connection = {"start", "stop", "online", "refused-by-coordinator", "admitted"}
+    of_an_order = {"order", "refuse", "evidence-contradiction", "release", "resend"}
 
-    assert set(get_args(Event)) == by_a_person | {"refuse", "release", "resend"}
+    assert set(get_args(Event)) == by_a_person | of_the_connection | of_an_order
 
 
 def test_flowers_wrapping_of_an_answer_tells_no_more(sites: list[Asking], tmp_path: Path) -> None:
@@ -250,8 +256,8 @@ def test_flowers_wrapping_of_an_answer_tells_no_more(sites: list[Asking], tmp_pa
         PushMessages=lambda request: requests.append(request) or SimpleNamespace(objects_to_push=[], session_id=""),
         PushObject=lambda request: pytest.fail("nothing was asked for"),
     )
-    executor = Executor("127.0.0.1:1", None, tmp_path, lambda message: message, 1000, threading.Event())  # type: ignore[arg-type]
-    executor._push(fleet, answer_in_slot(sites[0].message(), sites[0].home.path, work=lambda job, model: np.ones(model.size, np.float32)))
+    reply = answer_in_slot(sites[0].message(), sites[0].home.path, work=lambda job, model: np.ones(model.size, np.float32))
+    push(fleet, Node(node_id=1), reply)
     (request,) = requests
     (wrapped,) = request.messages_list
 
@@ -283,7 +289,7 @@ def imported(source: str) -> set[str]:
 
 
 def test_no_house_imports_a_tracker_or_flowers_metrics() -> None:
-    houses = [ROOT / "client", ROOT / "common", ROOT / "server", ROOT / "simulations"]
+    houses = [ROOT / "client", ROOT / "common", ROOT / "server", ROOT / "simulations" / "fedrad_sim"]
     for path in (path for house in houses for path in house.rglob("*.py")):
         names = imported(path.read_text())
         assert not {name.split(".")[0] for name in names} & TRACKERS, path.name
@@ -302,7 +308,7 @@ def test_a_node_in_a_bare_environment_has_flowers_telemetry_off_and_no_tracker_l
     """In a process of its own: what this one has imported says nothing."""
     program = (
         "import os, sys; os.environ['FLWR_TELEMETRY_ENABLED'] = '1';"
-        "import fedrad_client.node; import flwr.supercore.telemetry as telemetry;"
+        "import fedrad_client.node.service; import flwr.supercore.telemetry as telemetry;"
         f"loaded = {{name.split('.')[0] for name in sys.modules}} & {TRACKERS};"
         "print(os.environ['FLWR_TELEMETRY_ENABLED'], telemetry.FLWR_TELEMETRY_ENABLED, sorted(loaded))"
     )

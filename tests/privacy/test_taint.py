@@ -12,7 +12,8 @@ from fedrad_client.site import Home, open_site
 from fedrad_common.errors import ConfigError, MisuseError
 from fedrad_common.packing import vector_hash
 from fedrad_common.protocol import TrainingProtocol, parse_protocol, render_protocol, replace_settings
-from fedrad_common.records import Answer, Envelope, Order, sign
+from fedrad_common.records import Answer, Envelope, Order
+from fedrad_sim.one_site import asked
 
 MODEL = np.zeros(16, np.float32)
 WEIGHTS = vector_hash(MODEL)
@@ -39,7 +40,7 @@ def started_from(protocol: bytes, first: TrainingProtocol, *, unit: str, model: 
 def ask(home: Home, coordinator, protocol: TrainingProtocol, *, kind: str = "train", run: str = "run-00000001") -> Answer:
     order = Order(run=run, epoch=1, round=1, kind=kind, protocol=protocol.hash, model=WEIGHTS, length=16)
     with open_site(home.path) as site:
-        return answer(site, sign(order, coordinator), MODEL, work=work)
+        return answer(site, asked(order, MODEL, coordinator, home.path), work=work)
 
 
 def accept(home: Home, protocol: TrainingProtocol) -> None:

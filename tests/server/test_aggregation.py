@@ -1,14 +1,22 @@
 """Folding: what one round makes of a state and its updates."""
 
+import io
+
 import numpy as np
 import pytest
 from fakes.coordinator import numbers
 
 from fedrad_common.errors import FedradError, FormatError
 from fedrad_common.protocol import Aggregation
-from fedrad_server.aggregation import State, decode_state, encode_state, fold, initial, released, same, warm_decay
+from fedrad_server.aggregation import State, decode_state, fold, initial, released, same, warm_decay, write_state
 
 ADAM = Aggregation(strategy="fedadam", learning_rate=0.1, ema=0.9)
+
+
+def encode_state(state: State) -> bytes:
+    stream = io.BytesIO()
+    write_state(state, stream)
+    return stream.getvalue()
 
 
 def updates(n: int = 3, number: int = 1) -> list[tuple[np.ndarray, float]]:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from fakes.coordinator import World, protocol, unsynced
+from fakes.coordinator import N_PARAMETERS, World, protocol, unsynced
 
 from fedrad_common.errors import FormatError
 from fedrad_common.records import RoundManifest, sign
 from fedrad_server.history import read_run
 from fedrad_server.layout import read_signed, write_signed
 from fedrad_server.replay import Replay, replay
+from fedrad_server.retention import Deleted
 
 ADAM = 'strategy = "fedadam", ema = 0.9'
 
@@ -63,12 +64,20 @@ def test_a_coordinator_that_signs_another_model_than_the_updates_give_is_found(w
 
 def test_where_old_updates_were_deleted_replay_begins_at_a_later_checkpoint(world: World) -> None:
     world.create(protocol(rounds=4, aggregation=ADAM)).close()
-    with world.open(keep_rounds=2) as run:
+    size = sum(path.stat().st_size for path in world.directory.glob("rounds/0000/*") if path.suffix != ".json")
+    round_bytes = size + len(world.names) * 4 * N_PARAMETERS
+    with world.open(keep_bytes=3 * round_bytes) as run:
         world.play(run)
 
-    assert sorted(path.parent.parent.name for path in world.directory.glob("rounds/*/updates/*.f32")) == 3 * ["0003"] + 3 * ["0004"]
-    assert read_run(world.directory).deleted_through == 2
-    assert replay(world.directory) == Replay(start=2, rounds=2, equal=True)
+    assert read_run(world.directory).deleted == Deleted(through=3, before=3)
+    assert replay(world.directory) == Replay(start=3, rounds=1, equal=True)
+
+
+def test_a_float16_run_replays_bit_for_bit_too(world: World) -> None:
+    content = protocol(rounds=2).replace(b"retries = 2 }", b'retries = 2, dtype = "float16" }')
+    world.finish(content)
+    assert len(list(world.directory.glob("rounds/*/updates/*.f16"))) == 2 * 3
+    assert replay(world.directory) == Replay(start=0, rounds=2, equal=True)
 
 
 def test_an_update_that_is_gone_without_word_is_a_difference(world: World) -> None:

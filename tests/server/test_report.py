@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri
 from fedrad_common import metrics
 from fedrad_common.accounting import GaussianEvent, epsilon_rdp
 from fedrad_common.protocol import parse_protocol
-from fedrad_common.records import Envelope, Launch, Privacy, RoundManifest
+from fedrad_common.records import Envelope, Launch, Privacy, RoundManifest, Sent
 from fedrad_server.report import Arm, Comparison, Head, Release, ReportInput, page
 from fedrad_server.report.privacy import group_epsilon, site_privacy
 
@@ -65,7 +65,7 @@ def envelope(site, number, kind, **privacy):
     return Envelope(
         site=site, run="chest-lesion-1a2b3c4d", epoch=1, round=number, kind=kind, sequence=number, protocol=digest("p"),
         model=digest(number), length=27_000 if kind == "train" else 64, payload=digest(site, number), declared_size=SITES[site],
-        privacy=Privacy(**values), ledger=digest("l", site, number),
+        privacy=Privacy(**values), ledger=digest("l", site, number), audit=digest("a", site, number), manifest=digest("m", number),
     )  # fmt: skip
 
 
@@ -108,8 +108,9 @@ def example(*, title="Lesions on chest radiographs, five hospitals", sites=SITES
     took_part = [(site, number) for number in rounds for site in sites if (site, number) not in MISSING]
     manifests = [
         RoundManifest(
-            run=launch.run, epoch=1, round=number, protocol=protocol.hash, previous=digest("m", number), model=digest("w", number),
-            state=digest("s", number), released=digest("w", number),
+            run=launch.run, epoch=1, round=number, protocol=protocol.hash, launch=digest("b"), previous=digest("m", number),
+            model=digest("w", number), state=digest("s", number), released=digest("w", number), events=digest("v", number),
+            sent=Sent(train=digest("w", number), evaluate=digest("w", number)),
             updates={site: digest(site, number) for site in sites if number and (site, number) not in MISSING},
             missing={site: word for (site, at), word in MISSING.items() if at == number and word != "missing"},
         )

@@ -1,5 +1,6 @@
 """The loop of rounds: who is asked, when a round is over, and what happens when too few answer."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 from fakes.coordinator import N_PARAMETERS, Grid, Site, World, honest, numbers, protocol, refusing, silent, unsynced
 
 from fedrad_common.packing import Vector
-from fedrad_common.records import Answer, Order
+from fedrad_common.records import Answer, Envelope, Order, Receipt
 from fedrad_server.history import read_run
 from fedrad_server.replay import replay
 from fedrad_server.rounds import Outcome
+from fedrad_server.runs import Run
 
 __all__ = ["unsynced"]  # a fixture that every test here uses
 
@@ -80,7 +82,7 @@ def test_below_quorum_only_the_missing_are_asked_again_and_then_the_run_pauses(w
     assert grid.asked == [("train", 1, ("ankara", "bergen", "cadiz"))] + 2 * [("train", 1, ("bergen", "cadiz"))]
     records = read_run(world.directory)
     assert records.round == 0
-    assert records.paused == "round 1: 1 of 2 needed updates after 3 attempts"
+    assert records.paused == "round 1: 1 of 2 needed updates after 3 attempts: bergen late, cadiz policy"
 
 
 def test_a_paused_run_goes_on_where_it_stopped(world: World) -> None:
@@ -118,11 +120,88 @@ def test_a_retry_takes_in_the_answer_that_missed_the_first_deadline(world: World
     assert read_run(world.directory).manifests[1].missing == {}
 
 
+def test_what_came_before_the_deadline_is_in_time_though_judging_another_answer_took_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = Run.accept
+
+    def slow(run: Run, answer: Answer, envelope: Envelope) -> Receipt:
+        world.clock.now += 61.0
+        return accept(run, answer, envelope)
+
+    monkeypatch.setattr(Run, "accept", slow)
+    world.finish(protocol(rounds=1, retries=0))
+
+    assert read_run(world.directory).manifests[1].missing == {}
+
+
+def test_a_dead_site_is_seen_within_15_seconds_and_a_quorum_goes_on_without_it(world: World) -> None:
+    world.away = {"cadiz": (0.0, math.inf)}
+    grid = world.finish(protocol(rounds=1, quorum=2))
+
+    assert grid.outcome is Outcome.FINISHED
+    assert 9.0 < world.clock.now <= 15.0  # and not the deadline of 60
+    assert read_run(world.directory).manifests[1].missing == {"cadiz": "gone"}
+    event = next(entry for entry in read_run(world.directory).events if entry.type == "gone")
+    assert event.body == {"round": 1, "kind": "train", "site": "cadiz", "seconds": 10}
+    assert (1, "cadiz", "gone for 10 s") in grid.seen
+
+
+def test_who_is_known_to_be_gone_holds_up_no_later_round(world: World) -> None:
+    world.away = {"cadiz": (0.0, math.inf)}
+    world.finish(protocol(rounds=5, quorum=2))
+    assert world.clock.now <= 15.0
+
+
+def test_a_quorum_still_waits_for_a_site_that_is_there_and_works(world: World) -> None:
+    world.away = {"cadiz": (0.0, math.inf)}
+    world.finish(protocol(rounds=1, quorum=1), bergen=silent)
+
+    assert world.clock.now == 60.0
+    assert read_run(world.directory).manifests[1].missing == {"bergen": "late", "cadiz": "gone"}
+
+
+def test_below_quorum_a_site_that_comes_back_in_time_is_asked_again_and_counted(world: World) -> None:
+    world.away = {"cadiz": (0.0, 30.0)}
+    grid = world.finish(protocol(rounds=1, quorum=3))
+
+    assert grid.outcome is Outcome.FINISHED
+    assert world.clock.now == 30.0
+    assert grid.asked == [("train", 1, ("ankara", "bergen", "cadiz")), ("train", 1, ("cadiz",))]
+    manifest = read_run(world.directory).manifests[1]
+    assert (sorted(manifest.updates), manifest.missing) == (["ankara", "bergen", "cadiz"], {})
+
+
+def test_below_quorum_the_gone_are_waited_for_until_the_last_deadline_and_the_pause_names_them(world: World) -> None:
+    world.away = {"bergen": (0.0, math.inf), "cadiz": (0.0, math.inf)}
+    grid = world.finish(protocol(rounds=1, quorum=2, retries=1))
+
+    assert grid.outcome is Outcome.PAUSED
+    assert world.clock.now == 2 * 60.0
+    assert read_run(world.directory).paused == "round 1: 1 of 2 needed updates after 2 attempts: bergen gone, cadiz gone"
+
+
+def test_the_gone_hold_up_no_evaluation(world: World) -> None:
+    world.away = {"cadiz": (-20.0, math.inf)}
+    world.finish(protocol(rounds=1, evaluated=(1,)))
+
+    event = next(entry for entry in read_run(world.directory).events if entry.type == "evaluated")
+    assert (event.body["missing"], world.clock.now) == ({"cadiz": "gone"}, 0.0)
+
+
+def test_updates_that_make_no_model_pause_the_run_with_the_reason(world: World) -> None:
+    grid = world.finish(protocol(rounds=1, aggregation="learning_rate = 1e39"))
+
+    assert grid.outcome is Outcome.PAUSED
+    assert read_run(world.directory).paused == "round 1: the folded model is not finite"
+    assert read_run(world.directory).round == 0
+
+
 class Lagging(Grid):
     """The third site's answers come one round too late."""
 
-    def ask(self, sites, order, model, witnesses):
-        super().ask([name for name in sites if name != "cadiz"], order, model, witnesses)
+    def ask(self, sites, order, model, evidence):
+        super().ask([name for name in sites if name != "cadiz"], order, model, evidence)
         self.late = getattr(self, "late", [])
         self.queue = self.late + self.queue
         self.late = [("cadiz", self.world.sites["cadiz"].answer(order.peek(Order, what="order"), model))]

@@ -13,6 +13,7 @@ from fedrad_common.errors import BusyError, ChainError, ConfigError, FedradError
 from fedrad_common.identity import SigningKey
 from fedrad_common.packing import vector_hash
 from fedrad_common.records import Envelope, sign
+from fedrad_server import history
 from fedrad_server.history import read_run
 from fedrad_server.layout import read_signed, write_signed
 from fedrad_server.runs import Run
@@ -219,3 +220,19 @@ def test_a_new_run_knows_each_sites_last_answer_even_of_one_that_was_silent_at_t
         held = {name: signed.peek(Envelope, what="envelope").sequence for name, signed in run.witnesses.items()}
     assert held == last
     assert held["bergen"] < held["ankara"]
+
+
+def test_a_round_that_is_closed_while_the_run_is_read_leaves_no_gap(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.finish(protocol(rounds=2))
+    last = world.directory / "rounds" / "0002" / "manifest.json"
+    hidden, folder = last.rename(tmp_path / "hidden.json"), history.round_folder
+
+    def closed_just_now(run: Path, number: int) -> Path:
+        if number == 2 and hidden.exists():
+            hidden.rename(last)
+            return tmp_path  # as it was when somebody looked
+        return folder(run, number)
+
+    monkeypatch.setattr(history, "round_folder", closed_just_now)
+
+    assert history.read_run(world.directory, files=False).round == 1

@@ -1,124 +1,20 @@
-"""The guard before Flower's server: who gets through which socket, and how much is read of a body."""
+"""The server's own folder, and the token that Control asks for."""
 
-import asyncio
-from collections.abc import Iterable
+import socket
+import sqlite3
 
 import pytest
 
+from fedrad_server.superlink import flower
 from fedrad_server.superlink.files import Ports, SuperLinkFiles
-from fedrad_server.superlink.serving import Guard, TokenPlugin
+from fedrad_server.superlink.flower import TokenPlugin
+from fedrad_server.superlink.serving import _listen_inside
 
 # isort: split
 from flwr.common.constant import ACCESS_TOKEN_KEY
 
 from fedrad_common.errors import FedradError
 from fedrad_common.files import write_json
-
-PUBLIC, PRIVATE = 1001, 1002
-
-
-class App:
-    """What lies behind the guard: notes what it is given."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.scopes: list[str] = []
-
-    async def __call__(self, scope, receive, send):
-        self.scopes.append(scope["type"])
-        if scope["type"] == "http":
-            message = await receive()
-            assert not message["more_body"]
-            self.bodies.append(message["body"])
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-
-
-def ask(path: str, *, port: int = PUBLIC, chunks: Iterable[bytes] = (b"",), headers=(), kind: str = "http", cap: int = 100):
-    """(status or None, what the application saw, chunks read)."""
-    app, sent, read, parts = App(), [], [0], list(chunks)
-
-    async def receive():
-        read[0] += 1
-        body = parts.pop(0)
-        return {"type": "http.request", "body": body, "more_body": bool(parts)}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": kind, "path": path, "server": ("127.0.0.1", port), "headers": list(headers)}
-    asyncio.run(Guard(app, PRIVATE, cap)(scope, receive, send))
-    return (sent[0].get("status") if sent else None), app, read[0]
-
-
-@pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/health"])
-def test_sites_reach_fleet_and_health(path):
-    assert ask(path)[0] == 200
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/control/list-runs",
-        "/v1/runtime/acquire-task",
-        "/",
-        "/docs",
-        "/openapi.json",
-        "/v1/fleet",
-        "/v1/fleetx/a",
-        "/health/",
-        "/V1/FLEET/a",
-    ],
-)
-def test_everything_else_is_not_there_from_outside(path):
-    status, app, read = ask(path)
-
-    assert (status, app.scopes, read) == (404, [], 0)
-
-
-def test_the_private_socket_lets_the_coordinators_own_programs_through():
-    assert ask("/v1/control/list-runs", port=PRIVATE)[0] == 200
-
-
-def test_a_forged_peer_address_opens_nothing():
-    assert ask("/v1/control/list-runs", headers=[(b"x-forwarded-for", b"127.0.0.1"), (b"host", b"127.0.0.1:1002")])[0] == 404
-
-
-@pytest.mark.parametrize("length", [b"101", b"99999999999999999999", b"-1", b"ten", b""])
-@pytest.mark.parametrize("port", [PUBLIC, PRIVATE])
-def test_a_body_that_announces_too_much_is_not_read_at_all(length, port):
-    status, app, read = ask("/v1/fleet/push-object", port=port, chunks=[b"x" * 101], headers=[(b"content-length", length)])
-
-    assert (status, app.bodies, read) == (413, [], 0)
-
-
-def test_a_chunked_body_is_read_up_to_the_cap_only():
-    status, app, read = ask("/v1/fleet/push-object", chunks=[b"x" * 60] * 1000)
-
-    assert (status, app.bodies, read) == (413, [], 2)
-
-
-def test_a_body_within_the_cap_arrives_whole():
-    assert ask("/v1/fleet/push-object", chunks=[b"ab", b"", b"cd"])[1].bodies == [b"abcd"]
-
-
-def test_a_sender_that_goes_away_reaches_nothing():
-    app, sent = App(), []
-
-    async def receive():
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "path": "/v1/fleet/x", "server": ("127.0.0.1", PUBLIC), "headers": []}
-    asyncio.run(Guard(app, PRIVATE, 100)(scope, receive, send))
-
-    assert app.bodies == []
-
-
-def test_websockets_get_no_answer_and_the_lifespan_passes():
-    assert ask("/v1/fleet/x", kind="websocket")[1].scopes == []
-    assert ask("", kind="lifespan")[1].scopes == ["lifespan"]
 
 
 @pytest.mark.parametrize(
@@ -166,3 +62,70 @@ def test_the_former_ports_are_remembered(tmp_path):
     write_json(files.ports_file, {"format": "fedrad-superlink-1", "public": 5, "private": 6})
 
     assert files.ports == Ports(public=5, private=6)
+
+
+@pytest.fixture
+def files(tmp_path):
+    made = SuperLinkFiles(tmp_path / "superlink")
+    made.prepare()
+    with sqlite3.connect(made.database) as database:
+        database.execute("CREATE TABLE node (name TEXT)")
+        database.executemany("INSERT INTO node VALUES (?)", [(f"{number}" * 100,) for number in range(1000)])
+    database.close()
+    return made
+
+
+def test_a_database_without_damage_stays(files):
+    before = files.database.stat().st_size
+    flower._shrink(files)
+
+    assert files.database.stat().st_size == before
+    assert sorted(path.name for path in files.folder.iterdir()) == ["secret", "state.db", "token"]
+
+
+@pytest.mark.parametrize("offset", [0, 8192])
+def test_a_damaged_database_is_set_aside_and_the_server_starts_with_a_new_one(files, offset, capsys):
+    for number in (1, 2):
+        content = bytearray(files.database.read_bytes()) if files.database.exists() else bytearray(b"x" * 20_000)
+        content[offset : offset + 5000] = b"x" * 5000
+        files.database.write_bytes(content)
+        flower._shrink(files)
+
+        assert not files.database.exists()
+        assert (files.folder / f"state.db.damaged-{number}").read_bytes() == content
+        assert f"state.db.damaged-{number}" in capsys.readouterr().err
+
+
+def test_nothing_of_a_damaged_database_is_applied_to_the_new_one(files):
+    beside = [files.folder / f"state.db{suffix}" for suffix in ("-wal", "-shm", "-journal")]
+    for path in beside:
+        path.write_bytes(b"of the damaged one")
+    flower._set_aside(files.database)
+
+    assert not any(path.exists() for path in (files.database, *beside))
+    assert (files.folder / "state.db.damaged-1-journal").exists()
+
+
+def test_what_cannot_be_tidied_prevents_no_start(files, monkeypatch):
+    """A full disk: giving room back needs room."""
+
+    class Full:
+        def execute(self, statement):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(flower.sqlite3, "connect", lambda path: Full())
+    flower._shrink(files)
+
+    assert files.database.exists()
+
+
+def test_the_private_port_may_change_when_another_program_took_the_former_one():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with _listen_inside(port) as other:
+            assert other.getsockname()[1] not in (0, port)
+    with _listen_inside(port) as again:
+        assert again.getsockname()[1] == port

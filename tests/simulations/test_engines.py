@@ -89,25 +89,6 @@ def test_below_quorum_the_run_pauses_without_anybody_sleeping(launch, homes, mon
     assert replay(run.directory).equal
 
 
-def test_the_installed_server_app_opens_the_run_that_its_environment_names(launch, homes, tmp_path, monkeypatch):
-    from flwr.app import Context, RecordDict
-
-    from fedrad_client.app import open_and_handle
-    from fedrad_client.work import run_inline
-    from fedrad_server import app as server
-    from fedrad_sim.localgrid import LocalGrid
-
-    with launch() as run:
-        run.key.save(tmp_path / "key")
-    monkeypatch.setenv(server.RUN, str(run.directory))
-    monkeypatch.setenv(server.KEY, str(tmp_path / "key"))
-    grid = LocalGrid(homes, lambda name, message: open_and_handle(message, lambda: open_site(homes[name]), work=run_inline))
-
-    server.app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"run": "/etc"}))
-
-    assert read_run(run.directory).finished
-
-
 def test_the_sites_are_free_again_afterwards(launch, homes):
     with launch() as run:
         engine("local")(run, homes, seed=1)
