@@ -13,9 +13,9 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
 
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.ingest import ingest
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
 from fedrad_common.profiles import profile
 
 ARMS = {"CT, uncompressed": ("CT", False), "MR, uncompressed": ("MR", False), "CT, RLE lossless": ("CT", True)}

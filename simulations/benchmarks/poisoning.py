@@ -1,8 +1,8 @@
 """Two of ten hospitals poison a run: what the model loses under each strategy. `python simulations/benchmarks/poisoning.py`.
 
 Ten invented hospitals without privacy, the real site and coordinator code, one process a run. A poisoned hospital's own program is what it
-would be: only its work lies (`ATTACKS`), or the labels it was given. Scored on invented patients of no hospital; the settings were tuned
-on other seeds' validation patients.
+would be: only its work lies, the labels it was given, or the size it declares (`ATTACKS`). Scored on invented patients of no hospital; the
+settings were tuned on other seeds' validation patients.
 """
 
 import argparse
@@ -37,8 +37,7 @@ from fedrad_sim.processes import processes, use_one_core
 from fedrad_sim.scenario import Scenario, find_scenario, load_scenario, protocol_path
 
 POISONED = ("north-1", "harbour-1")  # large ones; where every hospital of a kind lies, nobody can tell
-FLIPPED = "label flip"
-Attack = Callable[[Vector, float], Vector]  # update, largest norm that the coordinator accepts → update
+Change = Callable[[Vector, float], Vector]  # update, largest norm that the coordinator accepts → update
 
 
 def _stretched(update: Vector, length: float) -> Vector:
@@ -51,15 +50,35 @@ def _noise(update: Vector, length: float) -> Vector:
     return _stretched(np.random.default_rng(update.view(np.uint32)).standard_normal(update.size, dtype=np.float32), length)
 
 
-ATTACKS: dict[str, Attack | None] = {
-    "none": None,
-    "sign flip": lambda update, bound: -update,
-    "sign flip x10": lambda update, bound: -10 * update,
-    "scaled x10": lambda update, bound: 10 * update,
-    "scaled to the norm bound": lambda update, bound: _stretched(update, 0.99 * bound),
-    "noise x10": lambda update, bound: _noise(update, 10 * float(np.linalg.norm(update))),
-    "noise to the norm bound": lambda update, bound: _noise(update, 0.99 * bound),
-    FLIPPED: None,
+@dataclass(frozen=True)
+class Attack:
+    """What a poisoned hospital lies about."""
+
+    change: Change | None = None  # of its update
+    flipped: bool = False  # labels
+    claims: int = 1  # times its patients, as its declared size: FedAvg weighs by it
+
+
+def _negative(update: Vector, bound: float) -> Vector:
+    return -update
+
+
+def _noise_x10(update: Vector, bound: float) -> Vector:
+    return _noise(update, 10 * float(np.linalg.norm(update)))
+
+
+ATTACKS: dict[str, Attack] = {
+    "none": Attack(),
+    "sign flip": Attack(_negative),
+    "sign flip x10": Attack(lambda update, bound: -10 * update),
+    "sign flip, claims x20": Attack(_negative, claims=20),
+    "scaled x10": Attack(lambda update, bound: 10 * update),
+    "scaled to the norm bound": Attack(lambda update, bound: _stretched(update, 0.99 * bound)),
+    "noise x10": Attack(_noise_x10),
+    "noise x10, claims x20": Attack(_noise_x10, claims=20),
+    "noise to the norm bound": Attack(lambda update, bound: _noise(update, 0.99 * bound)),
+    "label flip": Attack(flipped=True),
+    "label flip, claims x20": Attack(flipped=True, claims=20),
 }
 STRATEGIES: dict[str, dict[str, object]] = {
     "fedavg": {},
@@ -142,11 +161,12 @@ def play(world: World, strategy: str, attack: str, part: str = "held-out") -> fl
     use_one_core()
     protocol = replace_settings(world.protocol, {"aggregation.strategy": strategy} | STRATEGIES[strategy])
     with tempfile.TemporaryDirectory(prefix="run-", dir=world.folder) as scratch:
-        homes = {name: _home(world, Path(scratch), name, attack) for name in world.sizes}
+        declared = {name: size * (ATTACKS[attack].claims if name in POISONED else 1) for name, size in world.sizes.items()}
+        homes = {name: _home(world, Path(scratch), name, attack, size) for name, size in declared.items()}
         content = render_protocol(protocol)
         for name, home in homes.items():
             with open_site(home) as site:
-                approve(site, content, declared_size=world.sizes[name])
+                approve(site, content, declared_size=declared[name])
         roster = {name: Home(home).envelope_key.public.hex for name, home in homes.items()}
         run = Path(scratch) / "run"
         initial = initial_vector(protocol)
@@ -163,11 +183,11 @@ def play(world: World, strategy: str, attack: str, part: str = "held-out") -> fl
     return found
 
 
-def _home(world: World, scratch: Path, name: str, attack: str) -> Path:
+def _home(world: World, scratch: Path, name: str, attack: str, declared: int) -> Path:
     home = scratch / "sites" / name
-    cohort = world.folder / "sites" / (f"{name}-flipped" if attack == FLIPPED and name in POISONED else name) / "cohort"
+    cohort = world.folder / "sites" / (f"{name}-flipped" if ATTACKS[attack].flipped and name in POISONED else name) / "cohort"
     toml = render(
-        name=name, epsilon=10.0, delta=delta_for(world.sizes[name]), validation_fraction=0.2, max_epsilon=1000.0, unbounded=True,
+        name=name, epsilon=10.0, delta=delta_for(declared), validation_fraction=0.2, max_epsilon=1000.0, unbounded=True,
         cohort=os.path.relpath(cohort, home),
     )  # fmt: skip
     create_site(home, parse_toml(toml.encode(), SiteConfig, name="site.toml"), toml=toml, coordinator=world.key.public)
@@ -191,7 +211,7 @@ def _play(run: Run, homes: dict[str, Path], attack: str, seed: int) -> None:
 
 def lying(work: Work, attack: str) -> Work:
     """The poisoned hospital's work: the honest update, then what the attack makes of it."""
-    change = ATTACKS[attack]
+    change = ATTACKS[attack].change
 
     def lie(job: Job, model: Vector) -> Vector:
         update = work(job, model)

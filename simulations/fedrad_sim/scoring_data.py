@@ -4,9 +4,9 @@ from pathlib import Path
 
 from fedrad_client.cohort.dataset import Dataset, load_dataset
 from fedrad_client.cohort.store import open_cohort
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.ingest import ingest
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
 from fedrad_common.profiles import profile
 from fedrad_common.protocol import TrainingProtocol
 

@@ -11,9 +11,9 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.ingest import Intake, ingest
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
 from fedrad_common.profiles import profile
 
 WriteDicom = Callable[..., Path]

@@ -10,8 +10,8 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.sequence import Sequence
 
-from fedrad_client.intake.deid import RULES
-from fedrad_client.intake.dicom import Quarantined
+from fedrad_client.intake.codes import Quarantined
+from fedrad_client.intake.deid.rules import RULES
 from fedrad_common.errors import MisuseError
 
 CANARY = "ZQXJKVDOE"

@@ -4,8 +4,8 @@ from datetime import date, datetime
 
 import pytest
 
-from fedrad_client.intake.deid import KEYWORDS, RULES, PseudonymKeys, Subject, explain, rebuild, subject
-from fedrad_client.intake.dicom import Quarantined
+from fedrad_client.intake.codes import Quarantined
+from fedrad_client.intake.deid.rules import KEYWORDS, RULES, PseudonymKeys, Subject, explain, rebuild, subject
 from fedrad_common.errors import FormatError
 
 

@@ -10,10 +10,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from fedrad_client.intake import dicom
-from fedrad_client.intake.dicom import CODES, Code, Quarantined, find_files, read
+from fedrad_client.intake.codes import CODES, Code, Quarantined
 from fedrad_client.intake.ingest import Recipe, process
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
+from fedrad_client.intake.reading import dicom
+from fedrad_client.intake.reading.dicom import find_files, read
 from fedrad_common.profiles import PROFILES
 
 

@@ -11,8 +11,8 @@ import pytest
 from fedrad_client.cohort import draft
 from fedrad_client.cohort.store import current, open_cohort
 from fedrad_client.intake import ingest as ingest_module
-from fedrad_client.intake.deid import PseudonymKeys
-from fedrad_client.intake.pixels import Fragile, Geometry
+from fedrad_client.intake.deid.rules import PseudonymKeys
+from fedrad_client.intake.pixels.image import Fragile, Geometry
 from fedrad_common.errors import BusyError, FedradError, MisuseError
 from fedrad_common.files import exclusive_lock
 from fedrad_common.profiles import profile

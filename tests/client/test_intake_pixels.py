@@ -5,7 +5,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from fedrad_client.intake.pixels import Fragile, Geometry, decode, normalise, percentile
+from fedrad_client.intake.pixels.image import Fragile, Geometry, decode, normalise, percentile
 from fedrad_common.profiles import SCALE, profile
 
 XR, MR = profile("xr"), profile("mr")

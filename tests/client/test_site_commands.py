@@ -10,7 +10,7 @@ import typer
 from fakes.terminal import Terminal
 
 from fedrad_client.cli import app
-from fedrad_client.intake.deid import RULES
+from fedrad_client.intake.deid.rules import RULES
 
 
 def verbs(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:

@@ -19,7 +19,7 @@ from fedrad_client.cohort import withdrawal
 from fedrad_client.cohort.dataset import load_dataset
 from fedrad_client.cohort.store import current, open_cohort
 from fedrad_client.cohort.withdrawal import WITHDRAWN, Withdrawal, withdraw, withdrawn
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.verb import ingest_folder, withdraw_patients
 from fedrad_client.privacy import training
 from fedrad_client.site import AUDIT, LEDGER, Home, open_site

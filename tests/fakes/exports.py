@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_client.cohort.split import Part, part_of
-from fedrad_client.intake.deid import PseudonymKeys, identified
+from fedrad_client.intake.deid.rules import PseudonymKeys, identified
 from fedrad_sim.dicom_write import SOP_CLASS, encode_file, pixel_elements
 
 Picture = npt.NDArray[np.uint16]

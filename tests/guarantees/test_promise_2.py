@@ -8,9 +8,9 @@ import pytest
 
 from fedrad_client.cohort.dataset import load_dataset
 from fedrad_client.cohort.store import open_cohort
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.ingest import ingest
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.plan import Plan
 from fedrad_client.privacy.training import train

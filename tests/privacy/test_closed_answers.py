@@ -231,9 +231,9 @@ def test_a_rate_that_overflows_does_so_for_whomever_is_there(asking, protocol_by
 def test_a_picture_that_cannot_be_read_is_set_aside_at_ingest_and_shows_in_no_answer(
     new_home, coordinator, protocol_bytes: bytes, tmp_path: Path
 ) -> None:
-    from fedrad_client.intake.deid import PseudonymKeys
+    from fedrad_client.intake.deid.rules import PseudonymKeys
     from fedrad_client.intake.ingest import ingest
-    from fedrad_client.intake.pixels import Geometry
+    from fedrad_client.intake.pixels.image import Geometry
     from fedrad_common.profiles import profile
     from fedrad_sim.phantom import HOSPITALS, scaled, write_hospital
 

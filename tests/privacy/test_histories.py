@@ -23,7 +23,7 @@ from fedrad_client.cohort.dataset import load_dataset
 from fedrad_client.cohort.draft import Draft, Kept
 from fedrad_client.cohort.store import open_cohort
 from fedrad_client.intake import ingest as ingest_module
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.verb import ingest_folder, withdraw_patients
 from fedrad_client.privacy.account import Account
 from fedrad_client.privacy.plan import Plan, make_plan

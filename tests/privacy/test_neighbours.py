@@ -26,9 +26,9 @@ from fedrad_client.cohort.draft import Draft, Kept
 from fedrad_client.cohort.store import open_cohort
 from fedrad_client.cohort.withdrawal import WITHDRAWN, withdraw
 from fedrad_client.config import Resources
-from fedrad_client.intake.deid import PseudonymKeys
+from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.ingest import ingest
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
 from fedrad_client.privacy import batches
 from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
 from fedrad_client.privacy.plan import Plan

@@ -44,8 +44,8 @@ def deid(
 
     Example: fedrad-site deid --explain
     """
-    from fedrad_client.intake.deid import explain as text
-    from fedrad_client.intake.deid import explained
+    from fedrad_client.intake.deid.rules import explain as text
+    from fedrad_client.intake.deid.rules import explained
     from fedrad_common.errors import MisuseError
 
     if not explain:

@@ -19,9 +19,10 @@ from fedrad_client.cohort.labels import Key, Known, LabelTable, Level, Values, r
 from fedrad_client.cohort.split import part_of
 from fedrad_client.cohort.store import Manifest, Record
 from fedrad_client.cohort.withdrawal import withdrawn
-from fedrad_client.intake.deid import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, subject
-from fedrad_client.intake.dicom import Code, Quarantined, find_files, hushed, read
-from fedrad_client.intake.pixels import Fragile, Geometry, check_header, normalise
+from fedrad_client.intake.codes import Code, Quarantined
+from fedrad_client.intake.deid.rules import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, subject
+from fedrad_client.intake.pixels.image import Fragile, Geometry, check_header, normalise
+from fedrad_client.intake.reading.dicom import find_files, hushed, read
 from fedrad_common.errors import MisuseError
 
 CHUNK = 16  # files handed to a reader process at a time

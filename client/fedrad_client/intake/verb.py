@@ -6,9 +6,9 @@ from typing import Any
 
 from fedrad_client import audit
 from fedrad_client.cohort.withdrawal import Withdrawal, check_tombstones, withdraw
-from fedrad_client.intake.deid import PseudonymKeys, identified
+from fedrad_client.intake.deid.rules import PseudonymKeys, identified
 from fedrad_client.intake.ingest import Intake, ingest
-from fedrad_client.intake.pixels import Geometry
+from fedrad_client.intake.pixels.image import Geometry
 from fedrad_client.privacy.ledger import read_ledger
 from fedrad_client.site import AUDIT, LEDGER, Home
 from fedrad_common.chain import Chain, read

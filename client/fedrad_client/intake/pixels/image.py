@@ -26,8 +26,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fedrad_client.intake.dicom import MAX_PIXELS, Code, Quarantined, hushed
-from fedrad_client.intake.terms import PHOTOMETRIC
+from fedrad_client.intake.codes import Code, Quarantined
+from fedrad_client.intake.deid.terms import PHOTOMETRIC
+from fedrad_client.intake.reading.dicom import MAX_PIXELS, hushed
 from fedrad_common.profiles import SCALE, PixelProfile
 
 Array = npt.NDArray[Any]

@@ -10,38 +10,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from pydicom import Dataset, dcmread
 from pydicom.tag import BaseTag, Tag
 
-Code = Literal[
-    "not-a-file", "not-dicom", "compressed-archive", "too-large", "unreadable", "truncated", "no-patient-id", "no-uid",
-    "no-pixels", "modality", "multi-frame", "colour", "unsupported-syntax", "undecodable", "bad-pixels", "duplicate",
-    "withdrawn", "unlabelled", "contradictory", "internal",
-]  # fmt: skip
-CODES: dict[Code, str] = {
-    "not-a-file": "a link, pipe, device or closed folder; never opened",
-    "not-dicom": "has no DICOM header",
-    "compressed-archive": "an archive (zip, gzip, zstandard, …); unpack it first",
-    "too-large": "bigger than the limits on bytes or on rows × columns",
-    "unreadable": "its data elements cannot be parsed, or the file may not be opened",
-    "truncated": "ends before its pixels do",
-    "no-patient-id": "the Patient ID is missing or blank, so nobody could be counted for it",
-    "no-uid": "the SOP Instance UID is missing",
-    "no-pixels": "holds no image (a report, a plan, a directory)",
-    "modality": "the profile does not take this modality",
-    "multi-frame": "more than one frame; not taken in by this version",
-    "colour": "not a monochrome image",
-    "unsupported-syntax": "no installed decoder knows its transfer syntax",
-    "undecodable": "the decoder refused its pixels",
-    "bad-pixels": "constant, not finite, or contradicting its own header",
-    "duplicate": "the same image of the same patient was read already",
-    "withdrawn": "its patient was withdrawn; nothing of it is kept",
-    "unlabelled": "the label table has no value for it",
-    "contradictory": "rows of the label table with the same key contradict each other, and no other row has a value for it",
-    "internal": "an unforeseen fault of this program; please report the code",
-}
+from fedrad_client.intake.codes import Quarantined
 
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 2**26  # rows × columns × frames; the largest mammograms have 2**25
@@ -59,14 +32,6 @@ SILENT = logging.CRITICAL + 1
 for _name in ("pydicom", "pylibjpeg", "openjpeg", "rle", "jpeg_ls"):
     logging.getLogger(_name).setLevel(SILENT)
     logging.getLogger(_name).propagate = False
-
-
-class Quarantined(Exception):  # noqa: N818 - an outcome of reading one file, not a fault of the program
-    """Carries the code and nothing else: what pydicom says quotes values, names included."""
-
-    def __init__(self, code: Code) -> None:
-        super().__init__(code)
-        self.code: Code = code
 
 
 def find_files(source: Path) -> list[Path]:

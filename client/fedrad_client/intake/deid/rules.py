@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from fedrad_client.intake.dicom import Quarantined
-from fedrad_client.intake.terms import BODY_PARTS, IMAGE_CLASSES, MODALITIES, PATIENT_POSITIONS, PHOTOMETRIC, VIEW_POSITIONS
+from fedrad_client.intake.codes import Quarantined
+from fedrad_client.intake.deid.terms import BODY_PARTS, IMAGE_CLASSES, MODALITIES, PATIENT_POSITIONS, PHOTOMETRIC, VIEW_POSITIONS
 from fedrad_common.canonical import canonical_json, sha256_hex
 from fedrad_common.errors import FormatError
 

@@ -1,0 +1,1 @@
+"""De-identification: what is kept of a file, and how."""
