@@ -85,6 +85,10 @@ class Stage:
         self.push(made)
         return made
 
+    def look(self, node: int | None = None) -> list[str]:
+        """What a node is given that asks for orders."""
+        return [found.metadata.message_id for found in self.state.get_message_ins(node or self.node, limit=1)]
+
     def answer(self, order: Message, run: int) -> Message:
         """What its node would push."""
         node = order.metadata.dst_node_id

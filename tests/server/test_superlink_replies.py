@@ -91,6 +91,61 @@ def test_flower_itself_gives_an_answer_of_which_no_piece_is_there(stage, run):
     assert [reply.metadata.reply_to_message_id for reply in found] == [order.metadata.message_id]
 
 
+def test_an_order_that_died_with_the_node_that_fetched_it_is_handed_out_again(stage, run):
+    """A node looks for orders only while it is at work on none."""
+    order = stage.order(run)
+    lost = stage.look()
+    assert stage.look() == lost == [order.metadata.message_id]
+    stage.reply(order, run)
+
+    assert stage.look() == []
+
+
+def test_an_order_that_was_fetched_whole_is_not_handed_out_again(stage, run):
+    """Its pieces are gone; the node has it on disk, and says that it was interrupted."""
+    stage.answer(stage.order(run), run)
+
+    assert stage.look() == []
+
+
+def test_another_node_is_not_given_what_one_lost(stage, run):
+    stage.order(run)
+    stage.look()
+
+    assert stage.look(stage.join("south")) == []
+
+
+def test_flower_itself_hands_out_an_order_once(stage, run):
+    """The positive control: the node that was killed with it in hand is asked nothing until the round's deadline."""
+    stage.order(run)
+    for expected in (1, 0):
+        assert len(super(states.LinkState, stage.state).get_message_ins(stage.node, limit=1)) == expected
+
+
+def test_a_site_that_was_killed_while_it_uploaded_may_reply_anew(stage, run):
+    order = stage.order(run)
+    stage.announce(stage.answer(order, run)).send(1)
+    before = stage.bytes
+    word = stage.push(stage.message(run, source=stage.node, reply_to=order))
+
+    [found] = stage.state.get_message_res({order.metadata.message_id}, run)
+    assert found.metadata.message_id == word
+    assert before > 0
+    assert (stage.rows("message_res"), stage.rows("object_push_sessions")) == (1, 0)
+    stage.state.delete_messages({order.metadata.message_id})
+    stage.objects.delete(word)
+    assert stage.bytes == 0, "nothing of the first upload stays"
+
+
+def test_a_whole_answer_is_not_replaced(stage, run):
+    order = stage.order(run)
+    first = stage.reply(order, run)
+    with pytest.raises(AssertionError):
+        stage.push(stage.message(run, source=stage.node, reply_to=order))
+
+    assert [reply.metadata.message_id for reply in stage.state.get_message_res({order.metadata.message_id}, run)] == [first]
+
+
 def test_a_site_that_never_finishes_makes_no_other_late(stage, run):
     """The whole way: Flower's handlers, the coordinator's Grid, and the names of sites."""
     task = SimpleNamespace(run_id=run)

@@ -34,6 +34,7 @@ OVER = "when all was done, which does not count"
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--kills", type=int, default=None, help="of the coordinator, and as many of a site; 50, or 2 with --quick")
+    parser.add_argument("--only", choices=("coordinator", "sites"), default=None, help="kill nothing else")
     parser.add_argument("--deaths", type=int, default=None, help="of a site that stays dead; 5, or 1 with --quick")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--length", type=int, default=SMALL, help="parameters of the model")
@@ -48,7 +49,11 @@ def main() -> None:
         rig = Rig(fleet, fleet.approve("twelve", content, runs=4 * kills + deaths + 2), options.restart_after)
         fleet.begin()
         calm = rig.undisturbed()
-        figures += [Figure("an undisturbed run", calm, "s"), *rig.coordinator(kills, calm, draw), *rig.sites(kills, calm, draw)]
+        figures.append(Figure("an undisturbed run", calm, "s"))
+        if options.only != "sites":
+            figures += rig.coordinator(kills, calm, draw)
+        if options.only != "coordinator":
+            figures += rig.sites(kills, calm, draw)
         figures += rig.dead(deaths, calm, draw)
         fleet.programs.stop(*NAMES, COORDINATOR)
         rig.troubles += rig.at_the_end()
