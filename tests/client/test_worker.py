@@ -187,6 +187,16 @@ def test_a_job_that_cannot_be_done_is_a_code_and_the_next_one_is_answered(worker
     np.testing.assert_array_equal(worker(echo, PIECES), run_inline(echo, PIECES))
 
 
+def test_a_child_that_hangs_is_ended_when_its_round_is_over(worker: Worker, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the node would look alive for ever, and answer nothing more."""
+    short = {**LONG, "rounds.deadline_seconds": 0.5, "rounds.retries": 1}
+    monkeypatch.setattr(children, "_LEAST_PATIENCE", 0.0)
+    hanging = dataclasses.replace(job, protocol=replace_settings(job.protocol, short))
+
+    with pytest.raises(FedradError, match=r"^work failed in the child: died$"):
+        worker(hanging, initial_vector(job.protocol))
+
+
 def test_a_child_that_died_between_two_orders_costs_none(worker: Worker, echo: Job) -> None:
     os.kill(worker.child.pid, signal.SIGKILL)
     assert gone(worker.child.pid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fedrad_client.work.job import Job, to_json
 from fedrad_common.errors import FedradError
 from fedrad_common.packing import Vector
 
+_LEAST_PATIENCE = 60.0  # seconds for one order, whatever the protocol's deadline
 _LAST_WORDS = 5.0  # seconds to end by itself, once it has stopped answering
 # Exit status of the child -> what may be said about it.
 EXIT_CODES = {3: "input", 4: "memory", 5: "error"}
@@ -73,9 +75,15 @@ class Child:
         return self._process.poll() is None
 
     def ask(self, job: Job, model: Vector) -> Vector:
-        """Raises FedradError, with a code, when it fails; then it has ended. Whatever else ends this call ends it, too."""
+        """Raises FedradError, with a code, when it fails; then it has ended. Whatever else ends this call ends it, too.
+
+        One that hangs is ended when no attempt of the round can be waiting for its answer any more.
+        """
         self.orders += 1
         assert self._process.stdin is not None
+        hangs = threading.Timer(_patience(job), self.kill)
+        hangs.daemon = True
+        hangs.start()
         try:
             vector = None
             with contextlib.suppress(BrokenPipeError):
@@ -84,6 +92,8 @@ class Child:
         except BaseException:
             self.end()
             raise
+        finally:
+            hangs.cancel()
         if vector is None:
             raise self._failure()
         return vector
@@ -119,6 +129,12 @@ class Child:
 
 def failed(code: str) -> FedradError:
     return FedradError(f"work failed in the child: {code}", hint=_HINTS.get(code, "the site's other orders are not affected"))
+
+
+def _patience(job: Job) -> float:
+    """Seconds; from the protocol alone, so that nothing about patients decides when a site gives up."""
+    rounds = job.protocol.rounds
+    return max(_LEAST_PATIENCE, (1 + rounds.retries) * rounds.deadline_seconds)
 
 
 def _answer_length(job: Job, model: Vector) -> int:
