@@ -5,7 +5,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from fedrad_common.canonical import Sha256, canonical_json, sha256_hex
 from fedrad_common.config import Section, load_toml, parse_toml, validate
@@ -17,6 +25,7 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,63}
 # What a person reads before they approve: nothing in it may move a terminal's cursor, or turn the direction of the text.
 Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$")]
 Scalar = bool | int | float | str
+Spacing = Annotated[float, Field(ge=0.01, le=100)]  # mm
 FORMAT = "fedrad-protocol-1"
 
 
@@ -28,11 +37,32 @@ class Task(Section):
 
 
 class Input(Section):
-    """What a model sees of one image."""
+    """What a model sees of one image, or of one volume.
+
+    With `spacing` an image is resampled to it and its middle kept, or a margin of 0 added; without, it is shrunk or enlarged to fit.
+    What is not used is not written: a protocol without it keeps the bytes and hash that it had before the key existed.
+    """
 
     profile: Name  # a key of fedrad_common.profiles.PROFILES
+    profile_version: PositiveInt | None = None  # sites whose release has another version refuse
     height: Annotated[int, Field(ge=1, le=4096)]  # pixels
     width: Annotated[int, Field(ge=1, le=4096)]
+    depth: Annotated[int, Field(ge=1, le=1024)] | None = None  # slices; with it a series becomes one (depth, height, width) volume
+    spacing: Annotated[tuple[Spacing, ...], Field(min_length=2, max_length=3)] | None = None  # mm a pixel: (depth,) height, width
+
+    @model_validator(mode="after")
+    def _spacing_has_the_images_axes(self) -> Self:
+        axes = 2 if self.depth is None else 3
+        if self.spacing is None and axes == 3:
+            raise ValueError("spacing is required with depth: millimetres between slices, rows and columns")
+        if self.spacing is not None and len(self.spacing) != axes:
+            raise ValueError(f"spacing has {len(self.spacing)} numbers, not the {axes} of {'an image' if axes == 2 else 'a volume'}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if value is not None}
 
 
 class Lineage(Section):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fedrad_client.cohort.dataset import Pixels
 from fedrad_common.metrics import auc_scores, paired_bootstrap
 from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol
@@ -75,7 +76,7 @@ def play_fold(arrays: Arrays, training: npt.NDArray[np.bool_], folder: Path, *, 
     return {**scores, "": data.labels[:, 0].astype(np.float64), "patient": data.owner.astype(np.float64)}
 
 
-def _scores(protocol: TrainingProtocol, model: Vector, pixels: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+def _scores(protocol: TrainingProtocol, model: Vector, pixels: Pixels) -> npt.NDArray[np.float64]:
     """Logits, so that folds whose scores are scaled apart are ranked together as little distorted as may be."""
     values = np.clip(predict(protocol, model, pixels)[:, 0], 1e-7, 1 - 1e-7)
     return np.log(values / (1 - values))

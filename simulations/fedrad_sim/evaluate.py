@@ -16,7 +16,7 @@ from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol
 
 if TYPE_CHECKING:
-    from fedrad_client.cohort.dataset import Dataset
+    from fedrad_client.cohort.dataset import Dataset, Pixels
 
 _BATCH = 512  # images
 
@@ -38,7 +38,7 @@ class Score:
         return {"n": self.n, "n_patients": self.n_patients, "auc": self.auc, "auc_ci": interval, "brier": self.brier}
 
 
-def predict(protocol: TrainingProtocol, model: Vector, pixels: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+def predict(protocol: TrainingProtocol, model: Vector, pixels: Pixels) -> npt.NDArray[np.float64]:
     """Scores (n_images, n_labels) in [0, 1] of uint16 images (n_images, H, W) that a cohort holds."""
     import torch
 

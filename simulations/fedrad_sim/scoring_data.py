@@ -7,7 +7,6 @@ from fedrad_client.cohort.store import open_cohort
 from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.ingest import ingest
 from fedrad_client.intake.pixels.image import Geometry
-from fedrad_common.profiles import profile
 from fedrad_common.protocol import TrainingProtocol
 
 
@@ -20,7 +19,7 @@ def prepare_folder(folder: Path, labels: Path, cohort: Path, *, protocol: Traini
         folder,
         labels,
         cohort=cohort,
-        geometry=Geometry(profile(protocol.input.profile), protocol.input.height, protocol.input.width),
+        geometry=Geometry.of(protocol.input),
         label_names=protocol.task.labels,
         keys=PseudonymKeys.from_secret(bytes.fromhex(protocol.hash)),
         validation_fraction=0.0,

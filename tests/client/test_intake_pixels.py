@@ -5,7 +5,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from fedrad_client.intake.pixels.image import Fragile, Geometry, decode, normalise, percentile
+from fedrad_client.intake.codes import Quarantined
+from fedrad_client.intake.pixels.image import Fragile, Geometry, decode, normalise
+from fedrad_client.intake.pixels.levels import Tally
 from fedrad_common.profiles import SCALE, profile
 
 XR, MR = profile("xr"), profile("mr")
@@ -16,23 +18,28 @@ def seen(ds: Dataset, side: int = 40, which=XR):
     return normalise(ds, Geometry(which, side, side))
 
 
+def framed(pixels, width: int = 10):
+    """Well above the air around it."""
+    return np.pad(pixels + np.uint16(500), width)
+
+
 def same(one, other) -> bool:
     """Equal but for the last rounding: x and 1 - x round differently."""
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
 
 
 def test_the_window_maps_its_percentiles_to_the_ends_of_the_scale(dataset):
-    out = seen(dataset(pixels=RAMP)).astype(float)
-    low, high = np.percentile(RAMP, [0.5, 99.5])
+    out = seen(dataset(pixels=framed(RAMP)), 60)[10:-10, 10:-10].astype(float)
+    low, high = np.percentile(RAMP + 500, [0.5, 99.5])
 
-    assert np.array_equal(out, np.rint(np.clip((RAMP - low) / (high - low), 0, 1).astype(np.float32) * SCALE))
+    assert np.array_equal(out, np.rint(np.clip((RAMP + 500 - low) / (high - low), 0, 1) * SCALE))
 
 
 @pytest.mark.parametrize("percent", [0, 0.5, 37, 99.5, 100])
 def test_the_percentile_is_numpys(percent):
     values, counts = np.array([-3.0, 1, 4, 90]), np.array([5, 1, 7, 2])
 
-    assert percentile(values, counts, percent) == pytest.approx(np.percentile(np.repeat(values, counts), percent))
+    assert Tally(values, counts).percentile(percent) == pytest.approx(np.percentile(np.repeat(values, counts), percent))
 
 
 def test_bit_depth_does_not_matter(dataset):
@@ -83,19 +90,45 @@ def test_monochrome1_is_the_same_picture_inverted(dataset):
 
 
 def test_a_positive_rescale_changes_nothing_and_a_negative_one_inverts(dataset):
-    plain = seen(dataset(pixels=RAMP))
+    plain, inverted = seen(dataset(pixels=RAMP)), seen(dataset(pixels=RAMP, PhotometricInterpretation="MONOCHROME1"))
 
     assert np.array_equal(seen(dataset(pixels=RAMP, RescaleSlope=2, RescaleIntercept=-1024)), plain)
-    assert same(seen(dataset(pixels=RAMP, RescaleSlope=-1, RescaleIntercept=7)), SCALE - plain)
+    assert np.array_equal(seen(dataset(pixels=RAMP, RescaleSlope=0.0003, RescaleIntercept=0.7)), plain)
+    assert same(seen(dataset(pixels=RAMP, RescaleSlope=-1, RescaleIntercept=7)), inverted)
+
+
+def table(entries, first: int = 0, bits: int = 16) -> Dataset:
+    made = Dataset()
+    made.LUTDescriptor, made.ModalityLUTType = [len(entries), first, bits], "US"
+    made.add_new("LUTData", "US", entries)
+    return made
 
 
 def test_a_modality_table_is_applied(dataset):
-    ds, table = dataset(pixels=RAMP), Dataset()
-    table.LUTDescriptor, table.ModalityLUTType = [1600, 0, 16], "US"
-    table.add_new("LUTData", "US", [1599 - value for value in range(1600)])
-    ds.ModalityLUTSequence = Sequence([table])
+    ds = dataset(pixels=RAMP)
+    ds.ModalityLUTSequence = Sequence([table([1599 - value for value in range(1600)])])
 
-    assert same(seen(ds), SCALE - seen(dataset(pixels=RAMP)))
+    assert same(seen(ds), seen(dataset(pixels=RAMP, PhotometricInterpretation="MONOCHROME1")))
+
+
+def test_a_voi_table_is_applied_after_the_rescale(dataset):
+    ds = dataset(pixels=RAMP, RescaleSlope=0.5, RescaleIntercept=100)
+    squares = [value * value // 10 for value in range(800)]
+    ds.VOILUTSequence = Sequence([table(squares, first=100)])
+    shown = (np.rint(RAMP * 0.5 + 100).astype(int) - 100).clip(0, 799) ** 2 // 10
+
+    assert np.array_equal(seen(ds), seen(dataset(pixels=shown.astype(np.uint16))))
+
+
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_a_table_without_entries_is_no_image(dataset, keyword):
+    ds = dataset(pixels=RAMP)
+    broken = table([1, 2, 3])
+    del broken.LUTData
+    setattr(ds, keyword, Sequence([broken]))
+
+    with pytest.raises(Quarantined, match="bad-pixels"):
+        seen(ds)
 
 
 def test_padding_is_black_and_does_not_move_the_window(dataset):
@@ -116,21 +149,21 @@ def test_a_range_of_padding_is_left_out(dataset):
     assert out[10:].any()
 
 
-def test_the_foreground_window_does_not_depend_on_how_much_air_surrounds_it(dataset):
-    little, much = (np.pad(RAMP + np.uint16(500), width) for width in (2, 20))
-    little, much = seen(dataset(pixels=little, Modality="MR"), 44, MR), seen(dataset(pixels=much, Modality="MR"), 80, MR)
+def test_neither_window_depends_on_how_much_air_surrounds_the_patient(dataset):
+    for which, modality in ((XR, "CR"), (MR, "MR")):
+        little, much = (dataset(pixels=framed(RAMP, width), Modality=modality) for width in (4, 20))
 
-    assert np.array_equal(little[2:-2, 2:-2], much[20:-20, 20:-20])
-    assert not much[:20].any()
+        assert np.array_equal(seen(little, 48, which)[4:-4, 4:-4], seen(much, 80, which)[20:-20, 20:-20])
 
 
 def test_a_mask_of_two_values_keeps_them_apart(dataset):
     mask = np.zeros((40, 40), dtype=np.uint8)
     mask[0, 0] = 1
 
-    for which, modality in ((XR, "CR"), (MR, "MR")):
-        out = seen(dataset(pixels=mask, Modality=modality), 40, which)
-        assert (out[0, 0], out[1:].max()) == (SCALE, 0)
+    out = seen(dataset(pixels=mask))
+    assert (out[0, 0], out[1:].max()) == (SCALE, 0)
+    out = seen(dataset(pixels=mask, Modality="MR"), 40, MR)
+    assert out[0, 0] > out[1:].max() == out[1:].min()
 
 
 def test_shrinking_averages_instead_of_picking(dataset):

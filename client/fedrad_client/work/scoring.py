@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedrad_client.work.tensors import choose_device, to_unit_range
 
 if TYPE_CHECKING:
-    from fedrad_client.cohort.dataset import Dataset
+    from fedrad_client.cohort.dataset import Dataset, Pixels
     from fedrad_client.config import Resources
 
 _AT_A_TIME = 16  # images, on a CPU; of fewer than 8, kernels were seen whose last bits depend on an image's place in the batch
@@ -37,7 +37,7 @@ def n_features(network: nn.Module, *, height: int, width: int) -> int:
         return 0 if front is None else front(torch.zeros(1, 1, height, width)).numel()
 
 
-def features_of(pixels: npt.NDArray[np.uint16], front: Forward) -> Tensor:
+def features_of(pixels: Pixels, front: Forward) -> Tensor:
     """(n, H, W) stored values, n ≥ 1, to what the fixed front makes of each, on the CPU."""
     with torch.no_grad():
         parts = (to_unit_range(pixels[start : start + _AT_A_TIME]) for start in range(0, len(pixels), _AT_A_TIME))
@@ -58,7 +58,9 @@ def patient_scores(
         for start in range(0, len(dataset.owner), size):
             rows = slice(start, start + size)
             images = (to_unit_range(dataset.pixels[rows]) if features is None else features[rows]).to(device)
-            np.add.at(totals, dataset.owner[rows], score(_filled(forward, images, size)).double().cpu().numpy())
+            # The score of blank images too: of a shorter vector the last elements go another way through the processor.
+            found = _filled(lambda batch: score(forward(batch)), images, size)
+            np.add.at(totals, dataset.owner[rows], found.double().cpu().numpy())
     counts = np.bincount(dataset.owner, minlength=dataset.n_patients)
     classes = np.full((dataset.n_patients, n_labels), np.nan, dtype=np.float32)
     np.fmax.at(classes, dataset.owner, dataset.labels)
