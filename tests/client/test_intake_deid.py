@@ -5,7 +5,8 @@ from datetime import date, datetime
 import pytest
 
 from fedrad_client.intake.codes import Quarantined
-from fedrad_client.intake.deid.rules import KEYWORDS, RULES, PseudonymKeys, Subject, explain, rebuild, subject
+from fedrad_client.intake.deid.explanation import explain
+from fedrad_client.intake.deid.rules import KEYWORDS, RULES, PseudonymKeys, Subject, rebuild, subject
 from fedrad_common.errors import FormatError
 
 

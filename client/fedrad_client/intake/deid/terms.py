@@ -1,5 +1,7 @@
 """DICOM's own closed lists of terms: a value that is in none of them is not kept, so no name hides in a coded field."""
 
+from itertools import permutations, product
+
 from pydicom._uid_dict import UID_dictionary
 
 
@@ -22,6 +24,45 @@ BODY_PARTS = _terms(  # PS3.16 annex L, the regions that radiology asks for
     "SHOULDER SIJOINT SKULL SPINE SPLEEN SSPINE STERNUM STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TIBIAFIBULA TLSPINE TMJ TOE "
     "TRACHEA TSPINE ULNA URETER URETHRA UTERUS VAGINA WHOLEBODY WRIST ZYGOMA"
 )
+PAIRED = _terms(  # of those, the parts of which everybody has two: there Laterality must stand, elsewhere it must not (PS3.3 C.7.3.1)
+    "ADRENAL ANKLE ARM AXILLA BREAST BRONCHUS BUTTOCK CALCANEUS CALF CAROTID CHEEK CLAVICLE CORNEA ELBOW EXTREMITY EYE FEMUR FINGER FOOT "
+    "FOREARM HAND HIP HUMERUS IAC KIDNEY KNEE LEG LUNG MANDIBLE ORBIT OVARY PARANASALSINUS PAROTID PATELLA RADIUS RADIUSULNA RIB SCAPULA "
+    "SCLERA SELLA SHOULDER SIJOINT THIGH THORAX THUMB TIBIA TIBIAFIBULA TMJ TOE ULNA WRIST ZYGOMA"
+)
 IMAGE_CLASSES = frozenset(  # PS3.6 annex A, retired ones included
     uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Image Storage" in name
 )
+SOP_CLASSES = frozenset(uid for uid, (_, kind, *_rest) in UID_dictionary.items() if kind == "SOP Class")
+YES_NO = _terms("YES NO")
+SEXES, SIDES = frozenset("MFO"), frozenset("LRUB")
+# What a maker's name begins with, and its one spelling. Which model it is, and where it stands, does not exist.
+MAKERS = {
+    "AGFA": "AGFA", "CANON": "CANON", "CARESTREAM": "CARESTREAM", "EASTMAN KODAK": "KODAK", "FUJIFILM": "FUJIFILM", "FUJI": "FUJIFILM",
+    "GE": "GE", "GEMS": "GE", "HITACHI": "HITACHI", "HOLOGIC": "HOLOGIC", "KODAK": "KODAK", "KONICA": "KONICA MINOLTA",
+    "LORAD": "HOLOGIC", "PHILIPS": "PHILIPS", "SAMSUNG": "SAMSUNG", "SHIMADZU": "SHIMADZU", "SIEMENS": "SIEMENS",
+    "TOSHIBA": "TOSHIBA", "UIH": "UNITED IMAGING", "UNITED IMAGING": "UNITED IMAGING", "VARIAN": "VARIAN",
+}  # fmt: skip
+
+# PS3.3 C.7.6.1.1.2 and, third, those of CT (C.8.2.1.1.1), MR (C.8.3.1.1.1) and of projection (C.8.11.3.1.1)
+IMAGE_TYPE = (
+    _terms("ORIGINAL DERIVED"),
+    _terms("PRIMARY SECONDARY"),
+    _terms("AXIAL LOCALIZER OTHER REFORMATTED DENSITY_MAP DIFFUSION_MAP PROJECTION_IMAGE R I M P M_SE M_FFE MPR") | {""},
+)
+SCANNING = _terms("SE IR GR EP RM")  # PS3.3 C.8.3.1
+SEQUENCE_VARIANTS = _terms("SK MTC SS TRSS SP MP OSP NONE")
+SCAN_OPTIONS = _terms("PER RG CG PPG FC PFF PFP SP FS")
+ACQUISITIONS = _terms("2D 3D")
+INTENTS = frozenset({"FOR PRESENTATION", "FOR PROCESSING"})  # PS3.3 C.8.11.1.1
+INTENSITIES, SHAPES = _terms("LIN LOG DISP"), _terms("IDENTITY INVERSE")
+DETECTORS = _terms("DIRECT SCINTILLATOR STORAGE FILM")  # PS3.3 C.8.11.4
+POSITIONERS = _terms("CARM COLUMN MAMMOGRAPHIC PANORAMIC CEPHALOSTAT RIGID NONE CHEST_TABLE")
+RESCALE_TYPES = _terms("US HU OD MGML Z_EFF ED HU_MOD PCT")  # PS3.3 C.11.1.1.2
+LOSSY = _terms("ISO_10918_1 ISO_14495_1 ISO_15444_1 ISO_13818_2")  # PS3.3 C.7.6.1.1.5.1
+# PS3.3 C.7.6.1.1.1: up to three letters, each of another axis
+ORIENTATIONS = frozenset(
+    "".join(letters)
+    for count in (1, 2, 3)
+    for axes in permutations(("LR", "AP", "HF"), count)
+    for letters in product(*axes)
+)  # fmt: skip
