@@ -74,6 +74,7 @@ def preview(
         MisuseError: no cohort fits it, or the size is another than the policy's, or too large for delta.
     """
     from fedrad_client.cohort.store import newest_fitting, open_cohort
+    from fedrad_client.intake.quality.remembered import reminder
     from fedrad_common.models import initial_vector
 
     config = home.config
@@ -83,6 +84,8 @@ def preview(
     check_delta(opening.delta, declared_size)
     cohort = open_cohort(home.cohort, newest_fitting(home.cohort, protocol))
     warnings = gates(cohort, protocol, declared_size)
+    if said := reminder(home.cohort, cohort.generation):
+        warnings += (said,)
     plan = make_plan(
         protocol,
         n_parameters=n_parameters,

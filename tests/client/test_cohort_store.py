@@ -72,7 +72,7 @@ def test_a_newer_format_is_refused_with_a_hint(cohort):
     assert "another version" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["records.jsonl", "labels/labels.jsonl", "pixels/00000.npy"])
+@pytest.mark.parametrize("name", ["records.jsonl", "labels/labels.jsonl", "pixels/00000.npy", "pixels.sha256"])
 @pytest.mark.parametrize("damage", ["changed", "short", "gone"])
 def test_a_damaged_file_is_named(cohort, name, damage):
     path = cohort / "00001" / name
@@ -94,7 +94,7 @@ def test_a_damaged_generation_is_mended_by_ingesting_again(cohort, tmp_path, run
 
 
 def test_pixels_of_another_profile_version_are_not_trained_on(cohort, monkeypatch):
-    monkeypatch.setitem(PROFILES, "xr", PROFILES["xr"].model_copy(update={"version": 2}))
+    monkeypatch.setitem(PROFILES, "xr", PROFILES["xr"].model_copy(update={"version": 99}))
 
     with pytest.raises(FormatError, match="another version of the profile 'xr'"):
         load_dataset(open_cohort(cohort), part="training", labels=())
@@ -143,3 +143,18 @@ def test_a_protocol_that_no_generation_fits_is_told_why(make_site, protocol_byte
 
     with pytest.raises(MisuseError, match="cohort: holds xr 8×8, the protocol wants xr 8×16"):
         newest_fitting(make_site().cohort, wider)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"depth": 4, "spacing": (3.0, 1.0, 1.0)}, "holds xr 8×8, the protocol wants xr 4×8×8 at 3×1×1 mm"),
+        ({"spacing": (0.5, 0.5)}, "holds xr 8×8, the protocol wants xr 8×8 at 0.5×0.5 mm"),
+    ],
+)
+def test_a_volume_or_another_spacing_is_another_cohort(make_site, protocol_bytes: bytes, changed, said: str) -> None:
+    protocol = parse_protocol(protocol_bytes)
+    wanted = protocol.model_copy(update={"input": protocol.input.model_copy(update=changed)})
+
+    with pytest.raises(MisuseError, match=said):
+        newest_fitting(make_site().cohort, wanted)

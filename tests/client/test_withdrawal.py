@@ -19,6 +19,7 @@ from fedrad_client.cohort import withdrawal
 from fedrad_client.cohort.dataset import load_dataset
 from fedrad_client.cohort.store import current, open_cohort
 from fedrad_client.cohort.withdrawal import WITHDRAWN, Withdrawal, withdraw, withdrawn
+from fedrad_client.intake.deid.merging import merge_patients
 from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.verb import ingest_folder, withdraw_patients
 from fedrad_client.privacy import training
@@ -43,6 +44,7 @@ register(app)
 def ask(make_site, coordinator, protocol_bytes: bytes, tmp_path: Path) -> Asking:
     """A site that has ingested everybody and approved a protocol."""
     home, protocol = make_site(), network_protocol(protocol_bytes)
+    (home.path / "keys" / "pseudonym.key").write_text(32 * "07" + "\n")  # with which some of them validate
     shutil.rmtree(home.cohort)
     (tmp_path / "protocol.toml").write_bytes(render_protocol(protocol))
     write_export(tmp_path / "export", PEOPLE, ("lesion",))
@@ -234,7 +236,7 @@ def test_names_come_from_a_file_and_a_program_gets_json(ask: Asking, monkeypatch
     capsys.readouterr()
     type_in(ask.home, "--ids", str(tmp_path / "ids"), "--json", stdin=b"", monkeypatch=monkeypatch)
 
-    assert json.loads(capsys.readouterr().out) == {"already": 1, "given": 1, "known": 1, "unknown": 0, "withdrawn": 1}
+    assert json.loads(capsys.readouterr().out) == {"already": 1, "given": 1, "known": 1, "runs": [], "unknown": 0, "withdrawn": 1}
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,73 @@ def test_misuse_is_said_without_repeating_a_name_and_changes_nothing(ask: Asking
     assert "Canary" not in shown.out + shown.err
     assert (ask.home.path / AUDIT).read_bytes() == before
     assert not (ask.home.cohort / WITHDRAWN).exists()
+
+
+# ── what had used their images ──
+
+
+def test_the_runs_that_had_used_the_patients_are_listed_with_their_rounds(ask: Asking, monkeypatch, capsys) -> None:
+    trained, validated = of_part(ask.home, "training")[:2], of_part(ask.home, "validation")[:1]
+    for number in (1, 2):
+        assert answered(ask, round=number).envelope is not None
+    answered(ask, kind="evaluate")
+    type_in(ask.home, stdin=names(*trained), monkeypatch=monkeypatch)
+    shown = capsys.readouterr().out
+
+    run = ask.order().run
+    assert f"  runs         {run} (tiny): 2 of them trained in rounds 1–2; 2 answers left" in shown
+    assert "what these runs spent is not given back" in shown
+    type_in(ask.home, "--json", stdin=names(*trained, *validated), monkeypatch=monkeypatch)
+    (use,) = json.loads(capsys.readouterr().out)["runs"]
+    assert use == {
+        "evaluated": [1], "generation": 1, "left": 3, "people": 3, "protocol": ask.protocol.hash, "run": run, "trained": [1, 2]
+    }  # fmt: skip
+
+
+def test_a_patient_whose_images_no_run_has_used_is_told_so(ask: Asking, monkeypatch, capsys) -> None:
+    answered(ask)
+    validating = of_part(ask.home, "validation")[0]
+    type_in(ask.home, stdin=names(validating), monkeypatch=monkeypatch)
+
+    assert "  runs         none has used their images" in capsys.readouterr().out
+
+
+def test_a_run_whose_generation_is_gone_may_have_used_them(ask: Asking) -> None:
+    answered(ask)
+    shutil.rmtree(ask.home.cohort / "00001")
+    (use,) = withdraw_patients(ask.home.path, names(PEOPLE[0])).uses
+
+    assert (use.people, use.trained) == (None, (1,))
+    assert "it cannot be told whether any of them trained in round 1" in use.line(None)
+
+
+def test_an_answer_that_was_computed_and_never_left_is_counted_as_used(ask: Asking, monkeypatch) -> None:
+    monkeypatch.setattr("fedrad_client.answer.seal", lambda *_, **__: (_ for _ in ()).throw(FedradError("the machine died")))
+    answered(ask)
+    (use,) = withdraw_patients(ask.home.path, names(of_part(ask.home, "training")[0])).uses
+
+    assert (use.trained, use.left) == ((1,), 0)
+
+
+def test_a_damaged_ledger_keeps_no_patient_in(ask: Asking, monkeypatch, capsys) -> None:
+    answered(ask)
+    content = bytearray((ask.home.path / LEDGER).read_bytes())
+    content[-20] ^= 1
+    (ask.home.path / LEDGER).write_bytes(content)
+
+    assert type_in(ask.home, stdin=names(PEOPLE[0]), monkeypatch=monkeypatch) == 0
+    assert "the runs that used their images cannot be listed" in capsys.readouterr().out
+    assert len(withdrawn(ask.home.cohort)) == 1
+
+
+def test_a_patient_who_was_two_before_a_merge_is_found_under_both_names(ask: Asking) -> None:
+    one, other = of_part(ask.home, "training")[0], of_part(ask.home, "validation")[0]
+    answered(ask)
+    answered(ask, kind="evaluate")
+    merge_patients(ask.home.path, names(one, other))
+    (use,) = withdraw_patients(ask.home.path, names(one)).uses
+
+    assert (use.trained, use.evaluated) == ((1,), (1,))
 
 
 # ── what goes wrong ──

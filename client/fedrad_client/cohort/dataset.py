@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fedrad_client.cohort.images import Images
 from fedrad_client.cohort.withdrawal import withdrawn as read_withdrawn
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.profiles import profile
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from fedrad_client.cohort.store import Cohort
 
 
+Pixels = npt.NDArray[np.uint16] | Images  # in memory, or read by `pixels[rows]`
+
+
 @dataclass(frozen=True)
 class Dataset:
     """One part (training or validation) of one generation, sorted by pseudonym, so that its order says nothing about arrival."""
 
-    pixels: npt.NDArray[np.uint16]  # (n_images, H, W), profile's scale: 0 … 65535; may be a memory map
+    pixels: Pixels  # (n_images, H, W) or (n_images, D, H, W), profile's scale: 0 … 65535
     labels: npt.NDArray[np.float32]  # (n_images, n_labels), 0 or 1; NaN is unlabelled
     owner: npt.NDArray[np.int64]  # (n_images,), index of the patient, 0 … n_patients - 1, ascending
     n_patients: int
@@ -46,9 +50,9 @@ def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...], withdra
         if label not in manifest.labels:
             raise MisuseError(f"cohort: has no label {label!r}", hint="ingest again with a label table that has this column")
     gone = read_withdrawn(cohort.directory.parent) if withdrawn is None else withdrawn
-    kept = (index for index, record in enumerate(cohort.records) if record.part == part and record.patient not in gone)
+    kept = (index for index, owner in enumerate(cohort.owners) if owner.part == part and owner.patient not in gone)
     rows = np.fromiter(kept, dtype=np.int64)
-    patients = [cohort.records[row].patient for row in rows]
+    patients = [cohort.owners[row].patient for row in rows.tolist()]
     places = {patient: place for place, patient in enumerate(dict.fromkeys(patients))}
     return Dataset(
         pixels=_gather(cohort, rows),
@@ -58,10 +62,5 @@ def load_dataset(cohort: Cohort, *, part: Part, labels: tuple[str, ...], withdra
     )
 
 
-def _gather(cohort: Cohort, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
-    parts, start = [], 0
-    for part in cohort.pixels:
-        mine = rows[(rows >= start) & (rows < start + len(part))] - start
-        parts.append(part[mine])
-        start += len(part)
-    return np.concatenate(parts)
+def _gather(cohort: Cohort, rows: npt.NDArray[np.int64]) -> Pixels:
+    return cohort.images.only(rows)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fedrad_client.cohort.labels import Values
 from fedrad_client.cohort.store import (
     CURRENT,
+    DIGESTS,
     LABELS,
     MANIFEST,
     QUARANTINE,
@@ -33,7 +34,7 @@ from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.files import disk_error, disk_errors, exclusive_lock, fsync_directory, write_atomic, write_json
 
 PART_BYTES = 256 * 10**6
-SPOOL = "spool"
+SPOOL, LOCK = "spool", ".lock"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Kept:
     image: str
     line: bytes  # its record
     labels: Values
-    place: int  # in the spool
+    place: int  # of its first byte in the spool
     digest: bytes  # of all of it: decides between duplicates, whatever order they came in
 
 
@@ -60,12 +61,34 @@ class Draft:
     spool: BinaryIO
     kept: list[Kept]
     quarantine: list[dict[str, Any]]
+    depth: int | None = None
 
-    def add(self, record: Record, pixels: npt.NDArray[np.uint16], labels: Values, *, entry: int, series: int | None) -> None:
+    @property
+    def size(self) -> int:
+        """Of one image's pixels, bytes."""
+        return 2 * (self.depth or 1) * self.height * self.width
+
+    def borrow(self, spool: BinaryIO) -> None:
+        """Take pixels from a file that is not this draft's own, and stays."""
+        self.spool = spool
+
+    def add(
+        self,
+        record: Record,
+        pixels: npt.NDArray[np.uint16],
+        labels: Values,
+        *,
+        entry: int,
+        series: int | None,
+        place: int | None = None,
+    ) -> None:
+        """Args: place: where the pixels stand in a borrowed spool already."""
         line, content = record.line(), pixels.astype("<u2", copy=False).tobytes()
         digest = hashlib.sha256(line + repr(labels).encode() + content).digest()
-        self.spool.write(content)
-        self.kept.append(Kept(entry, series, record.patient, record.image, line, labels, len(self.kept), digest))
+        if place is None:
+            place = self.spool.tell()
+            self.spool.write(content)
+        self.kept.append(Kept(entry, series, record.patient, record.image, line, labels, place, digest))
 
     def set_aside(self, code: str, *, entry: int, series: int | None) -> None:
         self.quarantine.append({"entry": entry, "code": code, "series": series})
@@ -89,21 +112,27 @@ class Draft:
         entries = sorted(self.quarantine, key=lambda entry: entry["entry"])
         files[QUARANTINE] = self._write(QUARANTINE, (canonical_json(entry) + b"\n" for entry in entries))
         self.spool.flush()
-        size = 2 * self.height * self.width
-        step = max(1, PART_BYTES // size)
+        step, digests = max(1, PART_BYTES // self.size), bytearray()
         for number, start in enumerate(range(0, len(self.kept), step)):
             name, part = f"pixels/{number:05d}.npy", self.kept[start : start + step]
-            files[name] = self._write(name, self._pixels(part, size))
+            files[name] = self._write(name, self._pixels(part, digests))
+        files[DIGESTS] = self._write(DIGESTS, iter([bytes(digests)]))
         (self.folder / SPOOL).unlink()
         return files
 
-    def _pixels(self, part: list[Kept], size: int) -> Iterator[bytes]:
+    def _pixels(self, part: list[Kept], digests: bytearray) -> Iterator[bytes]:
         header = io.BytesIO()
-        shape = {"descr": "<u2", "fortran_order": False, "shape": (len(part), self.height, self.width)}
+        shape = {
+            "descr": "<u2",
+            "fortran_order": False,
+            "shape": (len(part), *((self.depth,) if self.depth else ()), self.height, self.width),
+        }
         np.lib.format.write_array_header_1_0(header, shape)
         yield header.getvalue()
         for kept in part:
-            yield os.pread(self.spool.fileno(), size, kept.place * size)
+            content = os.pread(self.spool.fileno(), self.size, kept.place)
+            digests += hashlib.sha256(content).digest()
+            yield content
 
     def _write(self, name: str, chunks: Iterator[bytes]) -> File:
         path, hashed, size = self.folder / name, hashlib.sha256(), 0
@@ -126,7 +155,7 @@ def _label_line(kept: Kept, names: tuple[str, ...]) -> bytes:
 
 
 @contextlib.contextmanager
-def new_generation(directory: Path, *, height: int, width: int) -> Iterator[Draft]:
+def new_generation(directory: Path, *, height: int, width: int, depth: int | None = None) -> Iterator[Draft]:
     """A draft in a hidden folder beside the generations; gone when the block ends, unless it was published.
 
     Raises:
@@ -140,16 +169,16 @@ def new_generation(directory: Path, *, height: int, width: int) -> Iterator[Draf
             raise trouble from None
         raise MisuseError("cohort: its folder cannot be made", hint="see `cohort` in site.toml: a path that you may write to") from None
     folder = directory / ".draft.tmp"
-    with exclusive_lock(directory / ".lock", what="the cohort"):
+    with exclusive_lock(directory / LOCK, what="the cohort"):
         shutil.rmtree(folder, ignore_errors=True)  # of an ingest that was killed
         try:
             with disk_errors(directory):
                 folder.mkdir(mode=0o700)
                 with (folder / SPOOL).open("x+b") as spool:
-                    yield Draft(folder, height, width, spool, [], [])
+                    yield Draft(folder, height, width, spool, [], [], depth)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            if not existed and not (directory / CURRENT).exists():
+            if not existed and {path.name for path in directory.iterdir()} <= {LOCK}:
                 shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -6,7 +6,7 @@ stop nothing: one patient's rows never decide over another's (privacy.md, rule 5
 
 import csv
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -56,6 +56,13 @@ class LabelTable:
     def contradictory(self) -> int:
         """How many keys have a label that two rows contradict."""
         return sum(CONTRADICTORY in row for row in self.rows.values())
+
+    def renamed(self, rename: Callable[[str], str]) -> "LabelTable":
+        """The same table by other names: keyed ones identify nobody, and fit images that were renamed likewise."""
+        rows: dict[Key, Values] = {
+            Key(key.level, *map(rename, (key.value, key.patient, key.issuer))): values for key, values in self.rows.items()
+        }
+        return LabelTable(self.names, rows)
 
     def find(self, keys: dict[Level, str], *, issuer: str = "") -> Known:
         """Args: keys: of one image, by level. issuer: of its Patient ID."""

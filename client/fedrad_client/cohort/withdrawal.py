@@ -8,10 +8,12 @@ models are not unlearned (privacy.md, rule 13).
 import contextlib
 import json
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedrad_client.cohort.merged import check_merges, read_table
 from fedrad_client.cohort.store import RECORDS
+from fedrad_client.cohort.usage import Use
 from fedrad_common.canonical import canonical_json
 from fedrad_common.chain import Entry
 from fedrad_common.errors import FormatError, MisuseError
@@ -29,14 +31,21 @@ class Withdrawal:
     known: int  # of those given, with images in some generation
     already: int  # of those given, withdrawn before
     listed: int  # withdrawn by now, all in all
+    # Runs that had used their images; None: nobody asked, or ledger or audit log cannot be read.
+    uses: tuple[Use, ...] | None = field(default=None, compare=False)
 
 
 def withdrawn(directory: Path) -> frozenset[str]:
-    """Pseudonyms of the patients who withdrew from the cohort in `directory`.
+    """Pseudonyms that no reader of the cohort in `directory` takes: of patients who withdrew, and those that the merge table leaves out.
 
     Raises:
         FormatError: the list is damaged; then nobody can be told from those who withdrew, and nothing is read.
     """
+    return tombstones(directory) | read_table(directory).left_out
+
+
+def tombstones(directory: Path) -> frozenset[str]:
+    """Of the patients who withdrew, alone. Raises FormatError, as `withdrawn` does."""
     return _read(directory)[1]
 
 
@@ -59,7 +68,7 @@ def withdraw(directory: Path, patients: Collection[str], *, key: str) -> Withdra
     make_folder(directory)
     write_atomic(directory / WITHDRAWN, b"".join(canonical_json(line) + b"\n" for line in (head, *({"patient": name} for name in listed))))
     return Withdrawal(
-        given=len(given), known=len(given.intersection(_ever_ingested(directory))), already=len(given & before), listed=len(listed)
+        given=len(given), known=len(given.intersection(ever_ingested(directory))), already=len(given & before), listed=len(listed)
     )
 
 
@@ -67,10 +76,12 @@ def check_tombstones(directory: Path, log: Iterable[Entry]) -> None:
     """Refuse where the list is missing or shorter than the audit log says, as with a cohort folder restored from before a withdrawal.
 
     Raises:
-        FormatError: patients who withdrew could not be told from the others.
+        FormatError: patients who withdrew could not be told from the others, or one person would count as two.
     """
+    log = list(log)
+    check_merges(directory, log)
     listed = max((entry.body["listed"] for entry in log if entry.type == "withdraw"), default=0)
-    missing = listed - len(withdrawn(directory))
+    missing = listed - len(tombstones(directory))
     if missing > 0:
         raise FormatError(
             f"cohort: {WITHDRAWN} lacks {missing} of {listed} withdrawn patients",
@@ -96,7 +107,7 @@ def _read(directory: Path) -> tuple[str | None, frozenset[str]]:
     )
 
 
-def _ever_ingested(directory: Path) -> Iterator[str]:
+def ever_ingested(directory: Path) -> Iterator[str]:
     """Pseudonyms of all generations; a damaged one must not stand in a withdrawal's way."""
     for path in directory.glob(f"[0-9]*/{RECORDS}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
