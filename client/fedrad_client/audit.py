@@ -25,10 +25,10 @@ KIND = "audit"
 AUDIT = "audit.chain"
 PENDING = "audit.pending"  # folder beside the log: events that came while another process held it
 Event = Literal[
-    "approve", "withdraw-approval", "order", "refuse", "evidence-contradiction", "release", "resend", "ingest", "withdraw", "recover",
-    "pause", "resume", "start", "stop", "online", "refused-by-coordinator", "admitted", "renew", "leave", "checkpoint",
+    "approve", "withdraw-approval", "refuse", "evidence-contradiction", "release", "resend", "ingest", "withdraw", "recover",
+    "merge", "pause", "resume", "start", "stop", "online", "refused-by-coordinator", "renew", "leave", "checkpoint",
 ]  # fmt: skip
-Noted = Literal["pause", "resume", "start", "stop", "online", "refused-by-coordinator", "admitted", "renew", "leave"]
+Noted = Literal["pause", "resume", "start", "stop", "online", "refused-by-coordinator", "renew", "leave"]
 Value = str | int | float | bool | None
 
 # Reasons by which a coordinator contradicts itself or this site's log: a person should hear of these.

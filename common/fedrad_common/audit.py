@@ -124,11 +124,6 @@ _SITE_EVENTS: Table = {
         {"runs": WHOLE, "run": RUN, "policy": HASH},
     ),
     "withdraw-approval": Event("a person took an approval back", {"protocol": HASH}),
-    "order": Event(
-        "an order came and was accepted",
-        _ROUND,
-        {"epoch": WHOLE, "question": HASH, "protocol": HASH, "model": HASH, "manifest": HASH, "dtype": DTYPE},
-    ),
     "refuse": Event(
         "an order was answered with a code; the reason stayed here",
         {"code": REFUSAL, "reason": CODE},
@@ -143,6 +138,7 @@ _SITE_EVENTS: Table = {
     "resend": Event("the same bytes left again", _LEFT, {"manifest": HASH, "dtype": DTYPE, "sequence": WHOLE}),
     "ingest": Event("a new generation of the cohort", {"generation": WHOLE}, {"manifest": HASH}),
     "withdraw": Event("so many patients left the cohort; so many are out of it now", {"patients": WHOLE, "listed": WHOLE}),
+    "merge": Event("so many ids became another's; so many are by now", {"ids": WHOLE, "listed": WHOLE}),
     "recover": Event("a lost ledger was replaced, under a new identity", {"identity": HASH, **_CEILINGS}),
     "pause": Event("a person paused the site", {}, _LATER),
     "resume": Event("a person let it answer again", {}, _LATER),
@@ -150,9 +146,6 @@ _SITE_EVENTS: Table = {
     "stop": Event("the node ended", {}, {**_LATER, "code": CODE, "repeated": WHOLE}),
     "online": Event("the coordinator let the node in", {}, {**_LATER, "coordinator": HASH}),
     "refused-by-coordinator": Event("the coordinator turned the node away", {"code": CODE}, _LATER),
-    "admitted": Event(
-        "the coordinator knows this site", {}, {**_LATER, "request": HASH, "coordinator": HASH, "envelope": HASH, "node": HASH}
-    ),
     "renew": Event(
         "keys or certificates were made anew",
         {},

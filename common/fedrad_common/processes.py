@@ -36,6 +36,17 @@ def tie() -> None:
         os._exit(1)
 
 
+def fork() -> int:
+    """`os.fork`, of a process with one thread: 0 in the child, which the kernel ends with us."""
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+    return child
+
+
 def give_back() -> None:
     """Vectors go back to the system as soon as nobody needs them, and threads share what is left: glibc by itself keeps much of both."""
     mallopt = getattr(_LIBC, "mallopt", None)  # another C library has its own ways

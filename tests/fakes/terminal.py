@@ -75,12 +75,19 @@ class Terminal:
 
 
 def on_disk(folder: Path) -> dict[str, bytes | None]:
-    """Every file's bytes and every folder, by path. Locks hold nothing and are left out."""
+    """Every file's bytes and every folder, by path. Locks hold nothing, and what an ingest has read so far is no result: neither counts."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
-        if not path.name.endswith(".lock") and path.name != ".lock"
+        if not path.name.endswith(".lock") and path.name != ".lock" and not is_progress(path)
     }
+
+
+def is_progress(path: Path) -> bool:
+    """Of an ingest: kept however it ends, so that the next one goes on; and the folder that holds nothing else."""
+    if path.is_dir() and path.name == "cohort":
+        return all(is_progress(inside) or inside.name == ".lock" for inside in path.iterdir())
+    return path.name.startswith("states.sqlite") or path.suffix == ".pixels" or path.name == "read"
 
 
 def changes(before: dict[str, bytes | None], after: dict[str, bytes | None]) -> list[str]:

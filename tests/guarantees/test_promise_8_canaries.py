@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.reading import read_here
 from fakes.terminal import Terminal
 
 from fedrad_sim.phantom import HOSPITALS, scaled, write_hospital
@@ -172,7 +173,9 @@ def test_nothing_of_a_patient_gets_out_of_what_fails(
         raise ValueError(f"cannot read {ds.PatientID} in {hospital.raw} of {ds.SOPInstanceUID}")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedrad_client.intake.ingest.normalise", explode)
+        patch.setattr("fedrad_client.intake.process.slices_of", explode)
+        patch.setattr("fedrad_client.intake.ingest.read_all", read_here)  # a reader process would not know of it
+        patch.setattr("fedrad_client.intake.ingest.recipe_id", lambda _: bytes(16))  # nor would what was read before
         hospital.ingest(code=2)  # every file is set aside as `internal`
     with monkeypatch.context() as patch:
         patch.setattr("fedrad_client.cohort.draft.os.pread", lambda *_: (_ for _ in ()).throw(OSError(28, "full", str(hospital.raw))))

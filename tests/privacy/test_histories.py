@@ -22,7 +22,7 @@ from fedrad_client.cohort import withdrawal
 from fedrad_client.cohort.dataset import load_dataset
 from fedrad_client.cohort.draft import Draft, Kept
 from fedrad_client.cohort.store import open_cohort
-from fedrad_client.intake import ingest as ingest_module
+from fedrad_client.intake import verb
 from fedrad_client.intake.deid.rules import PseudonymKeys
 from fedrad_client.intake.verb import ingest_folder, withdraw_patients
 from fedrad_client.privacy.account import Account
@@ -181,15 +181,12 @@ def test_in_any_history_nobody_trains_and_validates_and_what_was_spent_never_fal
 
 
 def a_split_key_per_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    split = ingest_module.part_of
-    process = ingest_module.process
+    ingest = verb.ingest
 
-    def processed(path, recipe, **given):
-        names = "".join(recipe.labels.names).encode()
-        monkeypatch.setattr(ingest_module, "part_of", lambda who, *, key, fraction: split(who, key=key + names, fraction=fraction))
-        return process(path, recipe, **given)
+    def ingested(*given, keys, label_names, **settings):
+        return ingest(*given, keys=replace(keys, split=keys.split + "".join(label_names).encode()), label_names=label_names, **settings)
 
-    monkeypatch.setattr(ingest_module, "process", processed)
+    monkeypatch.setattr(verb, "ingest", ingested)
 
 
 def a_split_by_permutation(monkeypatch: pytest.MonkeyPatch) -> None:

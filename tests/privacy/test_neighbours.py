@@ -264,7 +264,7 @@ def z_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     gathered = datasets._gather
 
     def scaled(cohort, rows):
-        pixels = gathered(cohort, rows).astype(np.float64)
+        pixels = np.asarray(gathered(cohort, rows), dtype=np.float64)
         return np.clip((pixels - pixels.mean()) / pixels.std() * 1e4 + 3e4, 0, 65535).astype(np.uint16)
 
     monkeypatch.setattr(datasets, "_gather", scaled)
@@ -296,7 +296,7 @@ def duplicates_removed_across_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     def once(draft: Draft, kept: list[Kept]) -> list[Kept]:
         draft.spool.flush()
         content = Path(draft.spool.name).read_bytes()
-        first = {content[image.place * size : (image.place + 1) * size]: image for image in reversed(kept)}
+        first = {content[image.place : image.place + size]: image for image in reversed(kept)}
         return [image for image in kept if image in first.values()]
 
     settling(monkeypatch, once)

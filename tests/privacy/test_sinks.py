@@ -242,9 +242,10 @@ def test_an_answer_and_its_message_have_no_place_for_anything_else(sites: list[A
 
 
 def test_the_audit_log_has_no_event_for_training_itself() -> None:
-    by_a_person = {"approve", "withdraw-approval", "withdraw", "ingest", "pause", "resume", "recover", "renew", "leave", "checkpoint"}
-    of_the_connection = {"start", "stop", "online", "refused-by-coordinator", "admitted"}
-    of_an_order = {"order", "refuse", "evidence-contradiction", "release", "resend"}
+    by_a_person = {"approve", "withdraw-approval", "withdraw", "merge", "ingest", "pause", "resume", "recover", "renew", "leave"}
+    by_a_person |= {"checkpoint"}
+    of_the_connection = {"start", "stop", "online", "refused-by-coordinator"}
+    of_an_order = {"refuse", "evidence-contradiction", "release", "resend"}
 
     assert set(get_args(Event)) == by_a_person | of_the_connection | of_an_order
 

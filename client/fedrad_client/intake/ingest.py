@@ -1,55 +1,34 @@
-"""A folder of DICOM becomes a new cohort generation: streamed, whole or absent, the same bytes whatever the order."""
+"""Files of DICOM become a new cohort generation: streamed, whole or absent, the same bytes whatever the order."""
 
 import contextlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from pydicom import Dataset
-
 from fedrad_client.cohort.draft import Draft, check_continuity, new_generation, next_generation, publish
-from fedrad_client.cohort.labels import Key, Known, LabelTable, Level, Values, read_labels
-from fedrad_client.cohort.split import part_of
-from fedrad_client.cohort.store import Manifest, Record
+from fedrad_client.cohort.labels import Key, read_labels
+from fedrad_client.cohort.merged import read_table
+from fedrad_client.cohort.store import Manifest
 from fedrad_client.cohort.withdrawal import withdrawn
+from fedrad_client.intake.answers import Processing, decode, encode
 from fedrad_client.intake.codes import Code, Quarantined
-from fedrad_client.intake.deid.rules import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, subject
-from fedrad_client.intake.pixels.image import Fragile, Geometry, check_header, normalise
-from fedrad_client.intake.reading.dicom import find_files, hushed, read
-from fedrad_common.errors import MisuseError
+from fedrad_client.intake.deid.merges import Merges
+from fedrad_client.intake.deid.rules import PseudonymKeys
+from fedrad_client.intake.pixels.image import Geometry, needs_series
+from fedrad_client.intake.process import Outcome as Outcome
+from fedrad_client.intake.process import Recipe as Recipe
+from fedrad_client.intake.process import State, keyed_name
+from fedrad_client.intake.process import process as process
+from fedrad_client.intake.reading.content import load
+from fedrad_client.intake.reading.desk import Answer, read_all
+from fedrad_client.intake.reading.folder import find_files
+from fedrad_client.intake.series import Part, complete, digest_of
+from fedrad_client.intake.states import States, open_states, recipe_id
+from fedrad_common.errors import DiskError, MisuseError
 
-CHUNK = 16  # files handed to a reader process at a time
 Progress = Callable[[int, int], None]  # files done, files in all
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that turns one file into one image; nothing in it depends on any other file."""
-
-    geometry: Geometry
-    keys: PseudonymKeys
-    validation_fraction: float
-    labels: LabelTable | None = None
-    withdrawn: frozenset[str] = frozenset()  # pseudonyms
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file: a record, pixels and labels; or a code."""
-
-    code: Code | None = None
-    series: str | None = None  # pseudonymous UID
-    record: Record | None = None
-    pixels: npt.NDArray[np.uint16] | None = None  # (H, W)
-    labels: Values = ()
-    used: tuple[Key, ...] = ()  # label rows that speak of it
 
 
 @dataclass(frozen=True)
@@ -63,6 +42,18 @@ class Intake:
     n_patients: int
     counts: dict[Code, int]  # files set aside, by code
     warnings: tuple[str, ...]
+    series: dict[Code, tuple[int, ...]] = field(default_factory=dict)  # running numbers of the series in which they were set aside
+    n_known: int = field(default=0, compare=False)  # files that an earlier ingest had processed, and this one need not
+
+
+@dataclass(frozen=True)
+class Read:
+    """One file's outcome, and where its pixels lie among the states."""
+
+    outcome: Outcome
+    place: int = 0
+    digest: bytes = b""  # of the pixels
+    known: bool = False  # from an earlier ingest
 
 
 def ingest(
@@ -79,26 +70,34 @@ def ingest(
 ) -> Intake:
     """Read, de-identify and normalise everything below `source` into a new generation of `cohort`. `source` is not changed.
 
+    Files that an earlier ingest processed for the same recipe, finished or killed, are not processed again.
+
     Args:
         labels: CSV, see cohort/labels; images it does not label are set aside. None, with no `label_names`: an unlabelled cohort.
         label_names: columns to keep; empty keeps all.
 
     Raises:
         MisuseError: no folder, no files, no usable image, no or malformed labels, or a split that would move patients.
-        BusyError: another ingest is running. FedradError: the disk is full; nothing changed.
+        BusyError: another ingest is running. FedradError: the disk is full; the old generation stays current.
     """
     files = _files(source)
     if labels is None and label_names:
         raise MisuseError("labels: none given", hint=f"give --labels a CSV with the columns {', '.join(label_names)}")
-    table = read_labels(labels, label_names) if labels else None
-    recipe = Recipe(geometry, keys, validation_fraction, table, withdrawn(cohort))
+    table = read_labels(labels, label_names).renamed(lambda name: keyed_name(keys, name)) if labels else None
+    recipe = Recipe(geometry, keys, validation_fraction, table, withdrawn(cohort), Merges.of(read_table(cohort), keys))
     check_continuity(cohort, key=keys.id, validation_fraction=validation_fraction)
-    with new_generation(cohort, height=geometry.height, width=geometry.width) as draft:
-        unused = _fill(draft, files, recipe, workers=workers, progress=progress)
-        manifest = _manifest(draft, recipe, n_files=len(files), generation=next_generation(cohort))
+    with (
+        new_generation(cohort, height=geometry.height, width=geometry.width, depth=geometry.depth) as draft,
+        open_states(cohort, recipe_id(recipe)) as states,
+    ):
+        states.forget(recipe.withdrawn)
+        filled = _Filling(draft, states, recipe)
+        filled.fill(files, workers=workers, progress=progress)
+        manifest = _manifest(draft, recipe, n_files=len(files), generation=next_generation(cohort), used=len(filled.used))
         published = publish(draft, cohort, manifest)
-        contradictory = table.contradictory if table else 0
-        warnings = tuple(_warnings(draft, manifest, unused=unused, contradictory=contradictory))
+        with contextlib.suppress(DiskError):  # the generation is there: a full disk leaves its files at "normalised" until the next ingest
+            states.settle(filled.fates())
+        warnings = tuple(_warnings(draft, manifest))
     return Intake(
         generation=published.generation,
         changed=published is manifest,
@@ -107,6 +106,8 @@ def ingest(
         n_patients=manifest.n_patients,
         counts=dict(manifest.counts),  # type: ignore[arg-type] # written from codes a few lines above
         warnings=warnings,
+        series=_series_by_code(draft),
+        n_known=filled.n_known,
     )
 
 
@@ -119,129 +120,125 @@ def _files(source: Path) -> list[Path]:
     return files
 
 
-def process(path: Path, recipe: Recipe, *, fragile: bool = True) -> Outcome:
-    """One file, on its own. Lets no text of it out, and raises nothing for what it holds, but Fragile when `fragile` is False."""
-    series = None
-    try:
-        with hushed():
-            ds = read(path, KEYWORDS)
-            who = subject(ds)
-            if who.pseudonym(recipe.keys) in recipe.withdrawn:
-                return Outcome("withdrawn")
-            fields = rebuild(ds, who, recipe.keys)
-            series = _text(fields.get("SeriesInstanceUID"))
-            check_header(ds, recipe.geometry.profile)
-            known = recipe.labels.find(label_keys(ds, who), issuer=who.issuer) if recipe.labels else Known((), False, ())
-            if recipe.labels and all(value is None for value in known.values):
-                return Outcome("contradictory" if known.contradictory else "unlabelled", series, used=known.used)
-            pixels = normalise(ds, recipe.geometry, fragile=fragile)
-    except Quarantined as outcome:
-        return Outcome(outcome.code, series)
-    except Fragile:
-        raise
-    except Exception:  # its text may quote the file; the code is counted and shown
-        return Outcome("internal", series)
-    part = part_of(who.identity, key=recipe.keys.split, fraction=recipe.validation_fraction)
-    record = Record(who.pseudonym(recipe.keys), str(fields["SOPInstanceUID"]), part, dict(fields))
-    return Outcome(None, series, record, pixels, known.values, known.used)
+@dataclass
+class _Filling:
+    """A draft while the files come in."""
 
+    draft: Draft
+    states: States
+    recipe: Recipe
+    numbers: dict[str, int] = field(default_factory=dict)  # of series
+    used: set[Key] = field(default_factory=set)
+    parts: list[Part] = field(default_factory=list)  # of series that are still to be completed
+    contents: list[str] = field(default_factory=list)  # by entry
+    n_known: int = 0
 
-def label_keys(ds: Dataset, who: Subject) -> dict[Level, str]:
-    """Whatever a label table may call this image by. Identifiers: for the look-up only."""
-    return {
-        "SOPInstanceUID": str(ds.SOPInstanceUID).strip(" \0"),
-        "SeriesInstanceUID": str(ds.get("SeriesInstanceUID") or "").strip(" \0"),
-        "PatientID": who.patient_id,
-    }
+    def fill(self, files: Sequence[Path], *, workers: int, progress: Progress | None) -> None:
+        whole_series = needs_series(self.recipe.geometry)
+        if not whole_series:
+            self.draft.borrow(self.states.pixels)
+        for entry, read in enumerate(outcomes(files, self.recipe, self.states, workers=workers), start=1):
+            self._take(read, entry, whole_series=whole_series)
+            if progress:
+                progress(entry, len(files))
+        if whole_series:
+            self.states.commit()
+            complete(self.parts, self.recipe.geometry, self.states, self.draft)
 
-
-def _text(value: Value | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _fill(draft: Draft, files: list[Path], recipe: Recipe, *, workers: int, progress: Progress | None) -> int:
-    """Read all files into the draft; returns how many keys of the label table spoke of no file that was read."""
-    numbers: dict[str, int] = {}
-    used: set[Key] = set()
-    for entry, outcome in enumerate(outcomes(files, recipe, workers=workers), start=1):
-        series = numbers.setdefault(outcome.series, len(numbers) + 1) if outcome.series else None
-        used.update(outcome.used)
-        if outcome.record is not None and outcome.pixels is not None:
-            draft.add(outcome.record, outcome.pixels, outcome.labels, entry=entry, series=series)
+    def _take(self, read: Read, entry: int, *, whole_series: bool) -> None:
+        outcome = read.outcome
+        series = self.numbers.setdefault(outcome.series, len(self.numbers) + 1) if outcome.series else None
+        self.contents.append(outcome.content)
+        self.n_known += read.known
+        known = outcome.names.known(self.recipe.labels)
+        self.used.update(known.used)
+        record, code = outcome.record, outcome.code
+        if code is None and self.recipe.labels and self.recipe.geometry.depth is None and all(value is None for value in known.values):
+            code = "contradictory" if known.contradictory else "unlabelled"
+        if record is None or code is not None:
+            self.draft.set_aside(code or "internal", entry=entry, series=series)
+        elif whole_series:
+            digest = digest_of(record, read.digest, known.values)
+            group = outcome.series or record.image
+            self.parts.append(
+                Part(entry, series, record.patient, group, record.image, outcome.content, digest, known.values, known.contradictory)
+            )
         else:
-            draft.set_aside(outcome.code or "internal", entry=entry, series=series)
-        if progress:
-            progress(entry, len(files))
-    return len(recipe.labels.rows) - len(used) if recipe.labels else 0
+            self.draft.add(record, outcome.slices[0].pixels, known.values, entry=entry, series=series, place=read.place)
+
+    def fates(self) -> Iterator[tuple[str, State, Code | None]]:
+        """Of every file that was read. A file that lies there twice is in the cohort where one of them is."""
+        aside = {entry["entry"]: entry["code"] for entry in self.draft.quarantine}
+        for entry, code in aside.items():
+            if content := self.contents[entry - 1]:
+                yield content, "quarantined", code
+        for entry, content in enumerate(self.contents, start=1):
+            if content and entry not in aside:
+                yield content, "in-cohort", None
 
 
-def outcomes(files: list[Path], recipe: Recipe, *, workers: int = 1) -> Iterator[Outcome]:
-    """Each file's outcome, in the order of `files`. A file whose decoder ends its process is set aside as undecodable."""
-    done = 0
-    if workers > 1 and len(files) > CHUNK:
-        # A dead reader says not which file killed it: what was not answered yet is read again, carefully.
-        with contextlib.suppress(BrokenProcessPool):
-            for outcome in _in_parallel(files, recipe, workers):
-                done += 1
-                yield outcome
-    with contextlib.ExitStack() as children:
-        child: ProcessPoolExecutor | None = None
-        for path in files[done:]:
-            try:
-                outcome = process(path, recipe, fragile=False)
-            except Fragile:
-                child = child or children.enter_context(_pool(1, recipe))
-                try:
-                    outcome = child.submit(_process_chunk, [path]).result()[0]
-                except BrokenProcessPool:
-                    outcome, child = Outcome("undecodable"), None
-            yield outcome
+def outcomes(files: Sequence[Path], recipe: Recipe, states: States, *, workers: int = 1) -> Iterator[Read]:
+    """Each file's outcome, in the order of `files`. A file that ends or hangs its reader is set aside with a code that says how."""
+    work = Processing(recipe, states.seen())
+    for path, answer in zip(files, read_all(files, work, workers=workers), strict=True):
+        yield _read(path, answer, recipe, states)
 
 
-def _pool(workers: int, recipe: Recipe) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(recipe,))
+def _read(path: Path, answer: Answer, recipe: Recipe, states: States) -> Read:
+    if answer.code is not None:
+        head, body = encode(Outcome(answer.code, content=_content(path)))
+    else:
+        head, body = answer.head, answer.body
+    outcome = decode(head, body)
+    if outcome.seen:
+        if found := _kept(outcome.content, recipe, states):
+            return found
+        return _read(path, next(read_all([path], Processing(recipe))), recipe, states)
+    if not outcome.content:
+        return Read(outcome)
+    place = states.append(body)
+    states.put(outcome.content, head, place=place, body=body)
+    return Read(outcome, place, hashlib.sha256(body).digest())
 
 
-def _in_parallel(files: list[Path], recipe: Recipe, workers: int) -> Iterator[Outcome]:
-    chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    with _pool(workers, recipe) as pool:
-        try:
-            # A bounded queue: readers that are ahead of the disk wait instead of filling the memory.
-            waiting: deque[Future[list[Outcome]]] = deque(pool.submit(_process_chunk, chunk) for chunk in islice(chunks, 4 * workers))
-            while waiting:
-                ready = waiting.popleft().result()
-                waiting.extend(pool.submit(_process_chunk, chunk) for chunk in islice(chunks, 1))
-                yield from ready
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _content(path: Path) -> str:
+    """SHA-256 of a file whose reader had no time to say it."""
+    with contextlib.suppress(Quarantined):
+        return hashlib.sha256(load(path)).hexdigest()
+    return ""
 
 
-_recipe: Recipe | None = None  # of a reader process
+def _kept(content: str, recipe: Recipe, states: States) -> Read | None:
+    """What an earlier ingest made of it; None where its pixels are lost, or its patient is another person's now."""
+    row = states.find(content)
+    body = None if row is None else states.body(row)
+    if row is None or body is None:
+        return None
+    outcome = decode(row.head, body)
+    if outcome.named is not None:
+        merge = recipe.merges.rows.get(outcome.named)
+        person = merge.person if merge else outcome.named
+        if person in recipe.merges.apart | recipe.withdrawn or (outcome.record and outcome.record.patient != person):
+            return None
+    return Read(outcome, row.place, row.digest or b"", known=True)
 
 
-def _start(recipe: Recipe) -> None:
-    global _recipe  # noqa: PLW0603 - sent once a process instead of once a chunk
-    _recipe = recipe
-
-
-def _process_chunk(paths: list[Path]) -> list[Outcome]:
-    assert _recipe is not None
-    return [process(path, _recipe) for path in paths]
-
-
-def _manifest(draft: Draft, recipe: Recipe, *, n_files: int, generation: int) -> Manifest:
+def _manifest(draft: Draft, recipe: Recipe, *, n_files: int, generation: int, used: int) -> Manifest:
     kept = draft.settle()
     counts = Counter(entry["code"] for entry in draft.quarantine)
     if not kept:
         shown = ", ".join(f"{count} {code}" for code, count in counts.most_common())
         raise MisuseError(f"source: none of {n_files} files can be used: {shown}", hint="nothing was changed")
-    names = recipe.labels.names if recipe.labels else ()
+    geometry, labels = recipe.geometry, recipe.labels
+    names = labels.names if labels else ()
     return Manifest(
         generation=generation,
-        profile=recipe.geometry.profile.name,
-        profile_hash=recipe.geometry.profile.hash,
-        height=recipe.geometry.height,
-        width=recipe.geometry.width,
+        profile=geometry.profile.name,
+        profile_hash=geometry.profile.hash,
+        height=geometry.height,
+        width=geometry.width,
+        depth=geometry.depth,
+        spacing=geometry.spacing,
         key=recipe.keys.id,
         validation_fraction=recipe.validation_fraction,
         labels=names,
@@ -249,15 +246,26 @@ def _manifest(draft: Draft, recipe: Recipe, *, n_files: int, generation: int) ->
         n_images=len(kept),
         n_patients=len({image.patient for image in kept}),
         counts=dict(sorted(counts.items())),
+        label_keys=len(labels.rows) if labels else None,
+        unused_label_keys=len(labels.rows) - used if labels else None,
+        contradictory_label_keys=labels.contradictory if labels else None,
         files=draft.write_files(names),
     )
 
 
-def _warnings(draft: Draft, manifest: Manifest, *, unused: int, contradictory: int) -> Iterator[str]:
-    if unused:
-        yield f"labels: {unused} keys belong to no image that was read"
-    if contradictory:
-        yield f"labels: {contradictory} keys have rows that contradict each other: those labels count as unknown"
+def _series_by_code(draft: Draft) -> dict[Code, tuple[int, ...]]:
+    found: dict[Code, set[int]] = {}
+    for entry in draft.quarantine:
+        if entry["series"] is not None:
+            found.setdefault(entry["code"], set()).add(entry["series"])
+    return {code: tuple(sorted(numbers)) for code, numbers in sorted(found.items())}
+
+
+def _warnings(draft: Draft, manifest: Manifest) -> Iterator[str]:
+    if manifest.unused_label_keys:
+        yield f"labels: {manifest.unused_label_keys} keys belong to no image that was read"
+    if manifest.contradictory_label_keys:
+        yield f"labels: {manifest.contradictory_label_keys} keys have rows that contradict each other: those labels count as unknown"
     if manifest.n_patients == 1:
         yield "cohort: one patient only"
     for index, name in enumerate(manifest.labels):

@@ -1,53 +1,34 @@
 """`fedrad-site ingest` and `withdraw`: the site's own keys and split applied to a folder or to names, and one line in the audit log."""
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fedrad_client import audit
+from fedrad_client.cohort.merged import read_table
+from fedrad_client.cohort.usage import uses
 from fedrad_client.cohort.withdrawal import Withdrawal, check_tombstones, withdraw
-from fedrad_client.intake.deid.rules import PseudonymKeys, identified
-from fedrad_client.intake.ingest import Intake, ingest
+from fedrad_client.intake.deid.merges import Merges
+from fedrad_client.intake.deid.rules import PseudonymKeys, Subject, identified
+from fedrad_client.intake.ingest import ingest
 from fedrad_client.intake.pixels.image import Geometry
-from fedrad_client.privacy.ledger import read_ledger
+from fedrad_client.intake.report import IngestReport, StatesReport
+from fedrad_client.intake.states import contents, counts
+from fedrad_client.privacy.ledger import KIND, read_ledger
 from fedrad_client.site import AUDIT, LEDGER, Home
 from fedrad_common.chain import Chain, read
-from fedrad_common.errors import MisuseError
-from fedrad_common.profiles import profile
+from fedrad_common.errors import FedradError, MisuseError
 from fedrad_common.progress import progress_bar
 from fedrad_common.protocol import load_protocol
 
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What a person is told. Counts only; all of it stays here."""
-
-    intake: Intake
-
-    def facts(self) -> dict[str, Any]:
-        done = self.intake
-        return {
-            "generation": done.generation,
-            "changed": done.changed,
-            "files": done.n_files,
-            "images": done.n_images,
-            "patients": done.n_patients,
-            "quarantined": dict(done.counts),
-            "warnings": list(done.warnings),
-        }
-
-    def lines(self) -> list[str]:
-        done = self.intake
-        state = "new" if done.changed else "unchanged"
-        rows = [
-            f"cohort generation {done.generation} ({state}): {done.n_images} images of {done.n_patients} patients from {done.n_files} files"
-        ]
-        rows += [f"  set aside  {count:>6}  {code}" for code, count in sorted(done.counts.items())]
-        return rows + [f"  warning: {warning}" for warning in done.warnings]
+INBOX = "inbox"  # in the site's home: where `fedrad-site receive` and `pull` put files, named by their content
 
 
-def ingest_folder(home_path: Path, source: Path, *, protocol: Path, labels: Path | None, quiet: bool) -> IngestReport:
+def ingest_folder(home_path: Path, source: Path | None, *, protocol: Path, labels: Path | None, quiet: bool) -> IngestReport:
     """Make a new cohort generation for the geometry and labels of `protocol`.
+
+    Args:
+        source: a folder; None: the site's inbox.
 
     Raises:
         ConfigError: the protocol is malformed. MisuseError: no usable input; the old generation stays current.
@@ -62,10 +43,10 @@ def ingest_folder(home_path: Path, source: Path, *, protocol: Path, labels: Path
     opening, _, _ = read_ledger(home.path / LEDGER)
     with progress_bar("reading DICOM", quiet=quiet) as advance:
         done = ingest(
-            source,
+            source or _inbox(home),
             labels,
             cohort=home.cohort,
-            geometry=Geometry(profile(wanted.input.profile), wanted.input.height, wanted.input.width),
+            geometry=Geometry.of(wanted.input),
             label_names=wanted.task.labels,
             keys=PseudonymKeys.from_secret(home.pseudonym_secret),
             # From the ledger, not from site.toml: who validates was fixed for the site's lifetime.
@@ -78,6 +59,22 @@ def ingest_folder(home_path: Path, source: Path, *, protocol: Path, labels: Path
         if not any(entry.type == "ingest" and entry.body["generation"] == done.generation for entry in log.entries):
             audit.record(log, "ingest", generation=done.generation)
     return IngestReport(done)
+
+
+def _inbox(home: Home) -> Path:
+    """Raises MisuseError: nothing was received yet."""
+    if not (home.path / INBOX).is_dir():
+        raise MisuseError("inbox: nothing was received yet", hint="name the folder that holds the DICOM files")
+    return home.path / INBOX
+
+
+def states_of(home_path: Path) -> StatesReport:
+    """Where every file stands. In the inbox, a file's name is the SHA-256 of its content."""
+    home = Home(home_path)
+    met = contents(home.cohort)
+    inbox = home.path / INBOX
+    names = (path.stem for path in inbox.iterdir() if not path.name.startswith(".")) if inbox.is_dir() else ()
+    return StatesReport(counts(home.cohort), sum(name not in met for name in names))
 
 
 def withdraw_patients(home_path: Path, names: bytes) -> Withdrawal:
@@ -99,6 +96,16 @@ def withdraw_patients(home_path: Path, names: bytes) -> Withdrawal:
     if not people or not all(who.patient_id for who in people):
         raise MisuseError("withdraw: no id given, or a line without one", hint="one Patient ID a line, perhaps a tab and its issuer")
     with Chain.open(home.path / AUDIT, audit.KIND) as log:
-        done = withdraw(home.cohort, {who.pseudonym(keys) for who in people}, key=keys.id)
+        merges = Merges.of(read_table(home.cohort), keys)
+        done = withdraw(home.cohort, {merges.resolve(who, keys).pseudonym(keys) for who in people}, key=keys.id)
         audit.record(log, "withdraw", patients=done.given - done.already, listed=done.listed)
+    with contextlib.suppress(FedradError):  # a damaged ledger is no reason to keep a patient
+        names_of = [_names(who, merges, keys) for who in people]
+        done = replace(done, uses=tuple(uses(names_of, directory=home.cohort, ledger=read(home.path / LEDGER, KIND), log=log.entries)))
     return done
+
+
+def _names(who: Subject, merges: Merges, keys: PseudonymKeys) -> frozenset[str]:
+    """All pseudonyms of a person: also those under which their images stood before a merge."""
+    stays = merges.resolve(who, keys).pseudonym(keys)
+    return frozenset((stays, who.pseudonym(keys), *(row.alias for row in merges.rows.values() if row.person == stays)))

@@ -1,0 +1,251 @@
+"""How far every file came, and what was made of it: an ingest that was killed goes on, and nothing is decoded twice for one recipe.
+
+A row is found by the SHA-256 of the file and by the recipe. It holds pseudonyms and fields of the allow-list; the pixels lie beside it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fedrad_client.intake.codes import Code
+from fedrad_client.intake.deid.keys import mac
+from fedrad_client.intake.deid.rules import RULES
+from fedrad_client.intake.process import Recipe, State
+from fedrad_common.canonical import canonical_json
+from fedrad_common.errors import DiskError
+from fedrad_common.files import disk_errors
+
+FILE, PIXELS = "states.sqlite", "read"  # and a folder of pixels, one file a recipe
+# Looked at again each time: another label table, merge or machine may change their lot.
+AGAIN: frozenset[Code] = frozenset(("unlabelled", "contradictory", "withdrawn", "two-parts", "internal", "too-slow"))
+_AT_ONCE = 64  # rows; as many are lost when the process is killed
+_TABLE = """
+CREATE TABLE IF NOT EXISTS files (
+    content BLOB NOT NULL,      -- SHA-256 of the file
+    recipe  BLOB NOT NULL,      -- what it was processed for
+    ingest  INTEGER NOT NULL,   -- the last one that met it
+    state   TEXT NOT NULL,
+    code    TEXT,               -- why it is quarantined
+    element TEXT,               -- DICOM keyword of the element at fault
+    patient TEXT,               -- pseudonym
+    outcome TEXT,               -- answers.py; NULL: to be processed again
+    place INTEGER, size INTEGER, digest BLOB,  -- of its pixels in the recipe's file
+    PRIMARY KEY (content, recipe)
+) WITHOUT ROWID
+"""
+_PUT = """
+INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (content, recipe) DO UPDATE SET ingest = excluded.ingest, state = excluded.state, code = excluded.code,
+    element = excluded.element, patient = excluded.patient, outcome = excluded.outcome, place = excluded.place, size = excluded.size,
+    digest = excluded.digest
+"""
+_COUNT = """
+SELECT state, code, count(*) FROM (SELECT state, code, max(ingest) FROM files GROUP BY content) GROUP BY state, code ORDER BY state, code
+"""
+
+
+def recipe_id(recipe: Recipe) -> bytes:
+    """16 bytes; another for whatever changes what one file becomes, but for labels, merges and withdrawals, which are looked at anew."""
+    geometry, keys = recipe.geometry, recipe.keys
+    made_by = {
+        "version": version("fedrad"),
+        "rules": [[rule.keyword, rule.keeps] for rule in RULES],
+        "profile": geometry.profile.hash,
+        "size": [geometry.depth, geometry.height, geometry.width],
+        "spacing": geometry.spacing,
+        "keys": [keys.id, mac(keys.split, b"states").hex()],
+        "fraction": recipe.validation_fraction,
+    }
+    return hashlib.sha256(canonical_json(made_by)).digest()[:16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a file that was processed before."""
+
+    head: dict[str, Any]
+    place: int
+    size: int
+    digest: bytes | None
+
+
+@dataclass
+class States:
+    """Open for one ingest; `pixels` is the recipe's file in `folder`."""
+
+    folder: Path
+    database: sqlite3.Connection
+    recipe: bytes
+    pixels: BinaryIO
+    ingest: int
+    waiting: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def seen(self) -> frozenset[bytes]:
+        """SHA-256 of the files that need not be processed again for this recipe."""
+        rows = self.database.execute("SELECT content FROM files WHERE recipe = ? AND outcome IS NOT NULL", (self.recipe,))
+        return frozenset(content for (content,) in rows)
+
+    def find(self, content: str) -> Row | None:
+        row = self.database.execute(
+            "SELECT outcome, place, size, digest FROM files WHERE content = ? AND recipe = ?", (bytes.fromhex(content), self.recipe)
+        ).fetchone()
+        return None if row is None or row[0] is None else Row(json.loads(row[0]), row[1] or 0, row[2] or 0, row[3])
+
+    def body(self, row: Row) -> bytes | None:
+        """None where the pixels are not what they were: after a power cut, the rows may be ahead of them."""
+        if not row.size:
+            return b""
+        found = os.pread(self.pixels.fileno(), row.size, row.place)
+        return found if hashlib.sha256(found).digest() == row.digest else None
+
+    def append(self, body: bytes) -> int:
+        """Returns its place."""
+        place = self.pixels.seek(0, os.SEEK_END)
+        self.pixels.write(body)
+        return place
+
+    def put(self, content: str, head: dict[str, Any], *, place: int, body: bytes) -> None:
+        code, record = head["code"], head["record"]
+        kept = json.dumps(head) if code not in AGAIN else None
+        patient = record and record["patient"]
+        digest = hashlib.sha256(body).digest() if body else None
+        state = "quarantined" if code else "normalised"
+        key = bytes.fromhex(content), self.recipe, self.ingest
+        self.waiting.append((*key, state, code, head["element"], patient, kept, place, len(body), digest))
+        if len(self.waiting) >= _AT_ONCE:
+            self.commit()
+
+    def commit(self) -> None:
+        self.pixels.flush()
+        with _disk_full():
+            self.database.executemany(_PUT, self.waiting)
+            self.database.commit()
+        self.waiting.clear()
+
+    def settle(self, fates: Iterable[tuple[str, State, Code | None]]) -> None:
+        """What became of each file in the end."""
+        self.commit()
+        rows = ((self.ingest, state, code, bytes.fromhex(content), self.recipe) for content, state, code in fates)
+        with _disk_full():
+            self.database.executemany("UPDATE files SET ingest = ?, state = ?, code = ? WHERE content = ? AND recipe = ?", rows)
+            self.database.commit()
+
+    def forget(self, patients: Collection[str]) -> None:
+        """Of patients who withdrew nothing is kept: neither the rows nor the pixels of any recipe."""
+        for patient in patients:
+            rows = self.database.execute("SELECT recipe, place, size FROM files WHERE patient = ? AND size > 0", (patient,)).fetchall()
+            for recipe, place, size in rows:
+                path = pixels_file(self.folder, recipe)
+                with contextlib.suppress(FileNotFoundError), path.open("r+b") as stream:
+                    stream.seek(place)
+                    stream.write(bytes(size))
+            with _disk_full():
+                self.database.execute(
+                    "UPDATE files SET state = 'quarantined', code = 'withdrawn', element = NULL, patient = NULL, outcome = NULL, size = 0, "
+                    "digest = NULL WHERE patient = ?",
+                    (patient,),
+                )
+                self.database.commit()
+
+
+def pixels_file(folder: Path, recipe: bytes) -> Path:
+    return folder / f"{recipe.hex()}.pixels"
+
+
+@contextlib.contextmanager
+def open_states(directory: Path, recipe: bytes) -> Iterator[States]:
+    """What is kept of earlier ingests; of the first one nothing, where it could use no file at all.
+
+    Raises:
+        DiskError: no space left.
+    """
+    folder, existed = directory / PIXELS, (directory / FILE).exists()
+    with disk_errors(directory / FILE):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _make(pixels_file(folder, recipe))
+            with pixels_file(folder, recipe).open("r+b") as pixels, contextlib.closing(_connect(directory / FILE)) as database:
+                (last,) = database.execute("SELECT coalesce(max(ingest), 0) FROM files").fetchone()
+                (end,) = database.execute("SELECT coalesce(max(place + size), 0) FROM files WHERE recipe = ?", (recipe,)).fetchone()
+                if end < _size(pixels_file(folder, recipe)):  # of an ingest that ended before it could say whose they are
+                    pixels.truncate(end)
+                states = States(folder, database, recipe, pixels, last + 1)
+                try:
+                    yield states
+                finally:
+                    with contextlib.suppress(DiskError, OSError):  # what was read so far is worth keeping, whatever ended the ingest
+                        states.commit()
+        finally:
+            if not existed and not _size(pixels_file(folder, recipe)):
+                shutil.rmtree(folder, ignore_errors=True)
+                for path in directory.glob(f"{FILE}*"):
+                    path.unlink()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _make(path: Path) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    _make(path)
+    with _disk_full():
+        database = sqlite3.connect(path)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.execute("PRAGMA secure_delete = ON")
+            database.execute(_TABLE)
+            database.execute("CREATE INDEX IF NOT EXISTS by_patient ON files (patient)")
+        except sqlite3.DatabaseError as error:
+            database.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            path.unlink()  # no database: it holds nothing that cannot be read again from the files
+            return _connect(path)
+    return database
+
+
+@contextlib.contextmanager
+def _disk_full() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR_WRITE,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_IOERR_SHMSIZE,
+        ):
+            raise DiskError(f"{FILE}: no space left on the disk", hint="free space and run the same command again; it goes on") from None
+        raise
+
+
+def counts(directory: Path) -> Counter[tuple[State, Code | None]]:
+    """How many files are in each state, by their last ingest; of quarantined ones by code. Empty before the first."""
+    path = directory / FILE
+    if not path.exists():
+        return Counter()
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return Counter({(state, code): count for state, code, count in database.execute(_COUNT)})
+
+
+def contents(directory: Path) -> frozenset[str]:
+    """SHA-256 of all files that any ingest met, in hexadecimal digits."""
+    path = directory / FILE
+    if not path.exists():
+        return frozenset()
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return frozenset(content.hex() for (content,) in database.execute("SELECT DISTINCT content FROM files"))
