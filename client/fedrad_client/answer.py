@@ -209,7 +209,20 @@ def spent(order: Order, plan: Plan, protocol: TrainingProtocol) -> Privacy:
 def release(site: Site, order: Order, envelope: Signed, vector: Vector) -> Answer:
     """Seal into the outbox, then write the release intent; after that only these bytes ever answer this question."""
     site.outbox.put(order.question, envelope, vector)
-    return leave(site, order, Answer(envelope=envelope, vector=vector), event="release")
+    given = leave(site, order, Answer(envelope=envelope, vector=vector), event="release")
+    drop_old(site, order)
+    return given
+
+
+def drop_old(site: Site, order: Order) -> None:
+    """Of a run, keep the answers of this round and the one before: the evidence that came with the order shows that older ones are closed.
+
+    An order that asks for one of them again goes back in time, and is refused: there is never a second answer.
+    """
+    for entry in site.audit.entries:
+        body = entry.body
+        if entry.type == "release" and body["run"] == order.run and body["round"] < order.round - 1:
+            site.outbox.drop(body["question"])
 
 
 def resend(site: Site, order: Order, sealed: Answer) -> Answer:

@@ -1,5 +1,6 @@
 """Sealed answers on disk, by the question they answer: once sealed, the same question gets the same bytes, for free."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class Outbox:
         if sha256_hex(payload) != envelope.payload:
             raise FormatError("outbox: a sealed answer is damaged", hint="nothing was sent; restore the outbox, or answer the next round")
         return Answer(envelope=signed, vector=from_bytes(payload, length=envelope.length, what="outbox", dtype=envelope.dtype))
+
+    def drop(self, question: str) -> None:
+        """Forget an answer. One that cannot be deleted stays until the next time."""
+        with contextlib.suppress(OSError):
+            self._path(question).unlink(missing_ok=True)
 
     def _path(self, question: str) -> Path:
         return self.directory / f"{question}.answer"

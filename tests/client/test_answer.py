@@ -113,6 +113,17 @@ def test_the_same_question_gets_the_same_bytes_for_free(north: Hand) -> None:
     assert north.site.audit.entries[-1].type == "resend"
 
 
+def test_the_outbox_keeps_two_rounds_of_a_run_and_an_older_question_gets_no_second_answer(north: Hand) -> None:
+    first, *others = [north.ask(round=number) for number in (1, 2, 3)]
+    spent = north.spent
+
+    assert len(list((north.site.home.path / "outbox").iterdir())) == len(others)
+    assert first.vector is not None
+    assert north.reopen().ask(round=1, by=never) == Answer(refusal="policy")
+    assert north.spent == spent
+    assert north.ask(round=3, by=never).envelope == others[-1].envelope
+
+
 def test_a_crash_during_work_still_costs_budget_and_the_next_try_is_charged_anew(north: Hand) -> None:
     with pytest.raises(KeyboardInterrupt):
         north.ask(by=lambda job, model: (_ for _ in ()).throw(KeyboardInterrupt()))
