@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.reading import Elsewhere
 from fakes.terminal import Terminal, on_disk
 from pydicom import dcmread
 
 from fedrad_client.intake.deid import folder as exporting
 from fedrad_client.intake.deid import readers
-from fedrad_client.intake.deid.exported import Exported, export
+from fedrad_client.intake.deid.exported import export
 from fedrad_client.intake.deid.folder import deidentify, recipe_of
 from fedrad_client.site import Home
 from fedrad_common.errors import MisuseError
@@ -226,15 +227,12 @@ def test_merged_ids_are_one_patient_in_an_export(tmp_path, home, source):
     assert len({dcmread(path).PatientID for path in images(tmp_path / "out")}) == 2
 
 
-def _dies_at_the_third(path: Path) -> Exported:
-    os.write(2, b"a decoder quotes DOE\n")
-    if path.name == "third":
-        os.kill(os.getpid(), 9)
-    return Exported("not-dicom")
-
-
 def test_a_decoder_that_ends_its_real_process_costs_one_file_and_says_nothing(tmp_path, home, monkeypatch, capfd):
-    monkeypatch.setattr(readers, "_export", _dies_at_the_third)
+    dies = Elsewhere(
+        "lambda path: __import__('os').write(2, b'a decoder quotes DOE') and path.name == 'third' and __import__('os').abort()"
+        " or ({'code': 'not-dicom', 'series': None, 'place': ''}, b'')"
+    )
+    monkeypatch.setattr(readers, "Exporting", lambda recipe: dies)
     paths = [tmp_path / name for name in ("first", "second", "third", "fourth", "fifth")]
     codes = [done.code for done in readers.exported(paths, recipe_of(home, project="p"))]
 
