@@ -26,7 +26,7 @@ AUDIT = "audit.chain"
 PENDING = "audit.pending"  # folder beside the log: events that came while another process held it
 Event = Literal[
     "approve", "withdraw-approval", "refuse", "evidence-contradiction", "release", "resend", "ingest", "withdraw", "recover",
-    "merge", "pause", "resume", "start", "stop", "online", "refused-by-coordinator", "renew", "leave", "checkpoint",
+    "merge", "review", "pause", "resume", "start", "stop", "online", "refused-by-coordinator", "renew", "leave", "checkpoint",
 ]  # fmt: skip
 Noted = Literal["pause", "resume", "start", "stop", "online", "refused-by-coordinator", "renew", "leave"]
 Value = str | int | float | bool | None

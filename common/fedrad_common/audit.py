@@ -139,6 +139,10 @@ _SITE_EVENTS: Table = {
     "ingest": Event("a new generation of the cohort", {"generation": WHOLE}, {"manifest": HASH}),
     "withdraw": Event("so many patients left the cohort; so many are out of it now", {"patients": WHOLE, "listed": WHOLE}),
     "merge": Event("so many ids became another's; so many are by now", {"ids": WHOLE, "listed": WHOLE}),
+    "review": Event(
+        "a person decided about text in so many pictures, and perhaps about all that come from their devices",
+        {"verdict": one_of("release", "mask", "reject"), "pictures": WHOLE, "devices": WHOLE},
+    ),
     "recover": Event("a lost ledger was replaced, under a new identity", {"identity": HASH, **_CEILINGS}),
     "pause": Event("a person paused the site", {}, _LATER),
     "resume": Event("a person let it answer again", {}, _LATER),

@@ -242,7 +242,7 @@ def test_an_answer_and_its_message_have_no_place_for_anything_else(sites: list[A
 
 
 def test_the_audit_log_has_no_event_for_training_itself() -> None:
-    by_a_person = {"approve", "withdraw-approval", "withdraw", "merge", "ingest", "pause", "resume", "recover", "renew", "leave"}
+    by_a_person = {"approve", "withdraw-approval", "withdraw", "merge", "review", "ingest", "pause", "resume", "recover", "renew", "leave"}
     by_a_person |= {"checkpoint"}
     of_the_connection = {"start", "stop", "online", "refused-by-coordinator"}
     of_an_order = {"refuse", "evidence-contradiction", "release", "resend"}

@@ -8,7 +8,7 @@ Code = Literal[
     "withdrawn", "unlabelled", "contradictory", "internal",
     "two-parts", "not-exported",
     "geometry", "missing-slices", "duplicate-slices", "units", "localizer",
-    "too-complex", "too-slow",
+    "too-complex", "too-slow", "burned-in", "needs-mask", "rejected",
 ]  # fmt: skip
 CODES: dict[Code, str] = {
     "not-a-file": "a link, pipe, device or closed folder; never opened",
@@ -39,6 +39,9 @@ CODES: dict[Code, str] = {
     "localizer": "a localizer (scout view), which is no slice",
     "too-complex": "more data elements, or nested deeper, than any image has",
     "too-slow": "not read and decoded within the time that a file of its size may take",
+    "burned-in": "text was found in its picture, or its header says that there is some",
+    "needs-mask": "a picture of a screen (ultrasound, secondary capture), for whose device nobody approved a mask",
+    "rejected": "a reviewer rejected its picture",
     "internal": "an unforeseen fault of this program; please report the code",
 }
 
@@ -62,6 +65,8 @@ ADVICE: dict[Code, str] = {
     "duplicate-slices": "export one reconstruction a series",
     "too-complex": "export the images without the objects nested in them",
     "too-slow": "ingest again on an idle machine; else export it uncompressed",
+    "burned-in": "look at it with `fedrad-site review`, then ingest again",
+    "needs-mask": "look at it with `fedrad-site review`, then ingest again",
     "internal": "report the code with `fedrad-site support`",
 }
 

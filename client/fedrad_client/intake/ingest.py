@@ -13,6 +13,8 @@ from fedrad_client.cohort.merged import read_table
 from fedrad_client.cohort.store import Manifest
 from fedrad_client.cohort.withdrawal import withdrawn
 from fedrad_client.intake.answers import Processing, decode, encode
+from fedrad_client.intake.burnin import queue
+from fedrad_client.intake.burnin.rules import BurnRules
 from fedrad_client.intake.codes import Code, Quarantined
 from fedrad_client.intake.deid.merges import Merges
 from fedrad_client.intake.deid.rules import PseudonymKeys
@@ -28,6 +30,7 @@ from fedrad_client.intake.series import Part, complete, digest_of
 from fedrad_client.intake.states import States, open_states, recipe_id
 from fedrad_common.errors import DiskError, MisuseError
 
+NOTHING_DECIDED = BurnRules()
 Progress = Callable[[int, int], None]  # files done, files in all
 
 
@@ -65,6 +68,8 @@ def ingest(
     label_names: tuple[str, ...],
     keys: PseudonymKeys,
     validation_fraction: float,
+    burn: BurnRules = NOTHING_DECIDED,
+    review: Path | None = None,
     progress: Progress | None = None,
     workers: int = 1,
 ) -> Intake:
@@ -75,6 +80,8 @@ def ingest(
     Args:
         labels: CSV, see cohort/labels; images it does not label are set aside. None, with no `label_names`: an unlabelled cohort.
         label_names: columns to keep; empty keeps all.
+        burn: what people decided about text in pictures.
+        review: the site's home, where pictures with text wait for a person; None: nowhere.
 
     Raises:
         MisuseError: no folder, no files, no usable image, no or malformed labels, or a split that would move patients.
@@ -84,14 +91,14 @@ def ingest(
     if labels is None and label_names:
         raise MisuseError("labels: none given", hint=f"give --labels a CSV with the columns {', '.join(label_names)}")
     table = read_labels(labels, label_names).renamed(lambda name: keyed_name(keys, name)) if labels else None
-    recipe = Recipe(geometry, keys, validation_fraction, table, withdrawn(cohort), Merges.of(read_table(cohort), keys))
+    recipe = Recipe(geometry, keys, validation_fraction, table, withdrawn(cohort), Merges.of(read_table(cohort), keys), burn)
     check_continuity(cohort, key=keys.id, validation_fraction=validation_fraction)
     with (
         new_generation(cohort, height=geometry.height, width=geometry.width, depth=geometry.depth) as draft,
         open_states(cohort, recipe_id(recipe)) as states,
     ):
         states.forget(recipe.withdrawn)
-        filled = _Filling(draft, states, recipe)
+        filled = _Filling(draft, states, recipe, review, queue.contents(review) if review else set())
         filled.fill(files, workers=workers, progress=progress)
         manifest = _manifest(draft, recipe, n_files=len(files), generation=next_generation(cohort), used=len(filled.used))
         published = publish(draft, cohort, manifest)
@@ -127,6 +134,8 @@ class _Filling:
     draft: Draft
     states: States
     recipe: Recipe
+    review: Path | None
+    waiting: set[str] = field(default_factory=set)  # contents of files whose pictures wait for a person
     numbers: dict[str, int] = field(default_factory=dict)  # of series
     used: set[Key] = field(default_factory=set)
     parts: list[Part] = field(default_factory=list)  # of series that are still to be completed
@@ -147,6 +156,7 @@ class _Filling:
 
     def _take(self, read: Read, entry: int, *, whole_series: bool) -> None:
         outcome = read.outcome
+        self._hold(outcome)
         series = self.numbers.setdefault(outcome.series, len(self.numbers) + 1) if outcome.series else None
         self.contents.append(outcome.content)
         self.n_known += read.known
@@ -165,6 +175,22 @@ class _Filling:
             )
         else:
             self.draft.add(record, outcome.slices[0].pixels, known.values, entry=entry, series=series, place=read.place)
+
+    def _hold(self, outcome: Outcome) -> None:
+        """A picture with text waits for a person; one that waited for no reason any more does not."""
+        if self.review is None:
+            return
+        found = outcome.suspicion
+        if found is None or outcome.code is None:
+            if outcome.content in self.waiting:
+                queue.remove(self.review, [outcome.content])
+            return
+        (rows, columns), patient = found.shape, outcome.named or ""
+        waiting = queue.Waiting(
+            content=outcome.content, code=outcome.code, device=found.device, patient=patient, rows=rows, columns=columns,
+            frame=found.frame, boxes=found.boxes,
+        )  # fmt: skip
+        queue.put(self.review, waiting, found.picture)
 
     def fates(self) -> Iterator[tuple[str, State, Code | None]]:
         """Of every file that was read. A file that lies there twice is in the cohort where one of them is."""
@@ -196,6 +222,8 @@ def _read(path: Path, answer: Answer, recipe: Recipe, states: States) -> Read:
         return _read(path, next(read_all([path], Processing(recipe))), recipe, states)
     if not outcome.content:
         return Read(outcome)
+    if outcome.suspicion:
+        body = b""  # it waits elsewhere
     place = states.append(body)
     states.put(outcome.content, head, place=place, body=body)
     return Read(outcome, place, hashlib.sha256(body).digest())

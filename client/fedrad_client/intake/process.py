@@ -12,11 +12,16 @@ from pydicom import Dataset
 from fedrad_client.cohort.labels import Key, Known, LabelTable, Level, Values
 from fedrad_client.cohort.split import part_of
 from fedrad_client.cohort.store import Record
+from fedrad_client.intake.burnin.boxes import Box
+from fedrad_client.intake.burnin.gate import GATE_KEYWORDS, judge
+from fedrad_client.intake.burnin.picture import png_of
+from fedrad_client.intake.burnin.rules import DEVICE_KEYWORDS, BurnRules, device_of
 from fedrad_client.intake.codes import Code, Quarantined
 from fedrad_client.intake.deid.keys import mac
 from fedrad_client.intake.deid.merges import Merges
 from fedrad_client.intake.deid.rules import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, ruled, subject, uid
 from fedrad_client.intake.deid.values import Cloak
+from fedrad_client.intake.pixels.array import Array
 from fedrad_client.intake.pixels.header import ELEMENTS, check_header, n_frames, whole
 from fedrad_client.intake.pixels.image import Geometry, Slice, frames_of, slices_of
 from fedrad_client.intake.reading.content import load
@@ -37,6 +42,7 @@ class Recipe:
     labels: LabelTable | None = None
     withdrawn: frozenset[str] = frozenset()  # pseudonyms
     merges: Merges = field(default_factory=Merges)  # who is one person
+    burn: BurnRules = field(default_factory=BurnRules)  # what people decided about text in pictures
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,17 @@ class Names:
 
     def known(self, table: LabelTable | None) -> Known:
         return Known((), False, ()) if table is None else table.find(self.keys, issuer=self.issuer)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Why a picture waits for a person: shown to nobody else."""
+
+    device: str
+    shape: tuple[int, int]
+    frame: int  # from 0
+    boxes: tuple[Box, ...]
+    picture: bytes = field(repr=False)  # PNG
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,7 @@ class Outcome:
     names: Names = Names()
     labels: Values = ()
     used: tuple[Key, ...] = ()  # label rows that speak of it
+    suspicion: Suspicion | None = None  # with "burned-in" and "needs-mask"
 
 
 def process(path: Path, recipe: Recipe, *, seen: Collection[bytes] = ()) -> Outcome:
@@ -146,10 +164,22 @@ class _File:
         frames = frames_of(ds)
         if len(frames) > 1 and geometry.depth is None:
             raise Quarantined("multi-frame")
-        return slices_of(ds, geometry, frames=frames)
+        return slices_of(ds, geometry, frames=frames, masks=self._masks(ds, frames))
+
+    def _masks(self, ds: Dataset, frames: Array) -> tuple[Box, ...]:
+        """What a person wants blanked. Raises Quarantined where text was found that nobody has looked at."""
+        device = device_of(ds, self.recipe.keys)
+        verdict = judge(ds, frames, self.recipe.burn, content=self.so_far.content, device=device)
+        if verdict.code is None:
+            return verdict.masks
+        if verdict.code != "rejected":
+            shown = frames[verdict.frame]
+            suspicion = Suspicion(device, (shown.shape[0], shown.shape[1]), verdict.frame, verdict.boxes, png_of(shown, verdict.boxes))
+            self.so_far = replace(self.so_far, suspicion=suspicion)
+        raise Quarantined(verdict.code)
 
 
-_WANTED = (*KEYWORDS, *ELEMENTS)
+_WANTED = tuple(dict.fromkeys((*KEYWORDS, *ELEMENTS, *GATE_KEYWORDS, *DEVICE_KEYWORDS)))
 
 
 def names_of(ds: Dataset, who: Subject, keys: PseudonymKeys) -> Names:

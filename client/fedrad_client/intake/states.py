@@ -26,7 +26,9 @@ from fedrad_common.files import disk_errors
 
 FILE, PIXELS = "states.sqlite", "read"  # and a folder of pixels, one file a recipe
 # Looked at again each time: another label table, merge or machine may change their lot.
-AGAIN: frozenset[Code] = frozenset(("unlabelled", "contradictory", "withdrawn", "two-parts", "internal", "too-slow"))
+AGAIN: frozenset[Code] = frozenset(
+    ("unlabelled", "contradictory", "withdrawn", "two-parts", "internal", "too-slow", "burned-in", "needs-mask", "rejected")
+)
 _AT_ONCE = 64  # rows; as many are lost when the process is killed
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -64,6 +66,7 @@ def recipe_id(recipe: Recipe) -> bytes:
         "spacing": geometry.spacing,
         "keys": [keys.id, mac(keys.split, b"states").hex()],
         "fraction": recipe.validation_fraction,
+        "burn": recipe.burn.id,
     }
     return hashlib.sha256(canonical_json(made_by)).digest()[:16]
 

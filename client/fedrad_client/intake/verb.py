@@ -8,6 +8,8 @@ from fedrad_client import audit
 from fedrad_client.cohort.merged import read_table
 from fedrad_client.cohort.usage import uses
 from fedrad_client.cohort.withdrawal import Withdrawal, check_tombstones, withdraw
+from fedrad_client.intake.burnin import queue
+from fedrad_client.intake.burnin.rules import read_rules
 from fedrad_client.intake.deid.merges import Merges
 from fedrad_client.intake.deid.rules import PseudonymKeys, Subject, identified
 from fedrad_client.intake.ingest import ingest
@@ -51,6 +53,8 @@ def ingest_folder(home_path: Path, source: Path | None, *, protocol: Path, label
             keys=PseudonymKeys.from_secret(home.pseudonym_secret),
             # From the ledger, not from site.toml: who validates was fixed for the site's lifetime.
             validation_fraction=opening.validation_fraction,
+            burn=read_rules(home.path),
+            review=home.path,
             progress=advance,
             workers=config.resources.workers,
         )
@@ -99,6 +103,7 @@ def withdraw_patients(home_path: Path, names: bytes) -> Withdrawal:
         merges = Merges.of(read_table(home.cohort), keys)
         done = withdraw(home.cohort, {merges.resolve(who, keys).pseudonym(keys) for who in people}, key=keys.id)
         audit.record(log, "withdraw", patients=done.given - done.already, listed=done.listed)
+    queue.forget(home.path, frozenset[str]().union(*(_names(who, merges, keys) for who in people)))
     with contextlib.suppress(FedradError):  # a damaged ledger is no reason to keep a patient
         names_of = [_names(who, merges, keys) for who in people]
         done = replace(done, uses=tuple(uses(names_of, directory=home.cohort, ledger=read(home.path / LEDGER, KIND), log=log.entries)))

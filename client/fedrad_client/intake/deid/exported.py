@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from fedrad_client.intake.burnin.gate import GATE_KEYWORDS, judge
+from fedrad_client.intake.burnin.rules import DEVICE_KEYWORDS, BurnRules, device_of
 from fedrad_client.intake.codes import Code, Quarantined
 from fedrad_client.intake.deid.coded import REGIONS
 from fedrad_client.intake.deid.export_rules import ALL_RULES, EMPTY, EXPORT_KEYWORDS
@@ -22,8 +25,11 @@ from fedrad_client.intake.deid.subject import Subject, subject
 from fedrad_client.intake.deid.terms import PAIRED, PHOTOMETRIC
 from fedrad_client.intake.deid.values import Cloak
 from fedrad_client.intake.pixels.image import Array, decode
-from fedrad_client.intake.reading.dicom import MAX_PIXELS, hushed, read
+from fedrad_client.intake.pixels.masks import hidden_by
+from fedrad_client.intake.reading.content import load
+from fedrad_client.intake.reading.dicom import MAX_PIXELS, hushed, parse
 from fedrad_client.intake.reading.limits import allow_for_pixels
+from fedrad_common.canonical import sha256_hex
 
 IMPLEMENTATION, VERSION = UID("2.25.137340245839526480281190873450223186417"), "FEDRAD_1"
 DIGITS = 6  # of a decimal string; a rule lets no more through
@@ -37,6 +43,7 @@ class ExportRecipe:
     cohort: PseudonymKeys  # whose pseudonyms name those who withdrew
     merges: Merges = field(default_factory=Merges)
     withdrawn: frozenset[str] = frozenset()
+    burn: BurnRules = field(default_factory=BurnRules)  # what people decided about text in pictures
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ def export(path: Path, recipe: ExportRecipe) -> Exported:
     series: str | None = None
     try:
         with hushed():
-            ds = read(path, EXPORT_KEYWORDS)
+            file = load(path)
+            ds = parse(file, _WANTED)
             who = recipe.merges.person(subject(ds), recipe.cohort)
             if who.pseudonym(recipe.cohort) in recipe.withdrawn:
                 return Exported("withdrawn")
@@ -66,7 +74,7 @@ def export(path: Path, recipe: ExportRecipe) -> Exported:
             series = fields.get("SeriesInstanceUID")
             check(ds, fields)
             allow_for_pixels(fields["Rows"] * fields["Columns"])
-            stored = decode(ds)
+            stored = _clean(ds, made, fields, recipe, content=sha256_hex(file))
             _image(made, fields, stored)
             place = f"{made.PatientID}/{fields['StudyInstanceUID']}/{fields['SOPInstanceUID']}.dcm"
             return Exported(None, series, place, encoded(made))
@@ -76,6 +84,23 @@ def export(path: Path, recipe: ExportRecipe) -> Exported:
         raise
     except Exception:  # its text may quote the file; the code is counted and shown
         return Exported("internal", series)
+
+
+_WANTED = tuple(dict.fromkeys((*EXPORT_KEYWORDS, *GATE_KEYWORDS, *DEVICE_KEYWORDS)))
+
+
+def _clean(ds: Dataset, made: Dataset, fields: dict[str, Any], recipe: ExportRecipe, *, content: str) -> Array:
+    """(H, W) stored values, black where a person said so. Raises Quarantined where text was found that nobody has looked at."""
+    stored = decode(ds)
+    verdict = judge(ds, stored[None], recipe.burn, content=content, device=device_of(ds, recipe.cohort))
+    if verdict.code is not None:
+        raise Quarantined(verdict.code)
+    if (hidden := hidden_by(verdict.masks, stored.shape)) is None:
+        return stored
+    write_methods(made, fields, blanked=True)
+    inverted = fields.get("PhotometricInterpretation") == "MONOCHROME1"
+    blanked: Array = np.where(hidden, stored.max() if inverted else stored.min(), stored)
+    return blanked
 
 
 def check(ds: Dataset, fields: dict[str, Any]) -> None:

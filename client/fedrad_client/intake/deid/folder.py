@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrad_client.cohort.merged import read_table
 from fedrad_client.cohort.withdrawal import tombstones
+from fedrad_client.intake.burnin.rules import read_rules
 from fedrad_client.intake.codes import CODES, Code
 from fedrad_client.intake.deid.exported import Exported, ExportRecipe
 from fedrad_client.intake.deid.keys import PseudonymKeys
@@ -52,7 +53,9 @@ def recipe_of(home: Home, *, project: str) -> ExportRecipe:
     """The site's keys, its merge table, and who withdrew from it."""
     cohort = PseudonymKeys.from_secret(home.pseudonym_secret)
     merges = Merges.of(read_table(home.cohort), cohort)
-    return ExportRecipe(PseudonymKeys.from_secret(home.pseudonym_secret, project=project), cohort, merges, tombstones(home.cohort))
+    return ExportRecipe(
+        PseudonymKeys.from_secret(home.pseudonym_secret, project=project), cohort, merges, tombstones(home.cohort), read_rules(home.path)
+    )
 
 
 def deidentify(

@@ -17,10 +17,10 @@ from fedrad_common import processes
 
 _LIBRARIES = (
     "fedrad_client.intake.ingest", "fedrad_client.intake.deid.exported",
-    "gdcm", "PIL.JpegImagePlugin", "openjpeg", "rle", "pydicom.pixels.decoders",
+    "gdcm", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "openjpeg", "rle", "pydicom.pixels.decoders",
 )  # fmt: skip
 _ASKS = 0  # stdin
-MEMORY, FAULT = 4, 5  # exit statuses
+DONE, MEMORY, FAULT = 93, 4, 5  # exit statuses; not 0, with which a decoder may end the worker
 
 
 def main(answers: int) -> None:
@@ -37,9 +37,9 @@ def main(answers: int) -> None:
         if worker == 0:
             os._exit(_serve(answers))
         _, status = os.waitpid(worker, 0)
-        if status == 0:
+        if (ended := os.waitstatus_to_exitcode(status)) == DONE:
             return
-        send_answer(answers, ENDED, {"status": os.waitstatus_to_exitcode(status)})
+        send_answer(answers, ENDED, {"status": ended})
 
 
 def _serve(answers: int) -> int:
@@ -61,10 +61,10 @@ def _serve(answers: int) -> int:
     except MemoryError:
         return MEMORY
     except BrokenPipeError:
-        return 0
+        return DONE
     except BaseException:  # a panic in a decoder written in Rust is no Exception
         return FAULT
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

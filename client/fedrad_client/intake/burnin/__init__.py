@@ -1,0 +1,1 @@
+"""Text burned into pixels: found, held back, looked at by a person."""
