@@ -11,6 +11,8 @@ from fedrad_common.records import SiteName
 ANY = "any"
 Metrics = Literal["exact", "noised", "none"]
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+# PS3.5 6.2: an AE title has up to 16 characters, no backslash, and no blank at its ends.
+Title = Annotated[str, StringConstraints(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 Hours = Annotated[str, StringConstraints(pattern=f"^{_TIME}-{_TIME}$")]
 
 
@@ -71,6 +73,16 @@ class Resources(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 1  # processes that read DICOM
 
 
+class Receive(Section):
+    """`fedrad-site receive`: where a PACS or a modality of this hospital may send images to."""
+
+    address: str = "127.0.0.1"  # of this machine; "" or "0.0.0.0": all of them
+    port: Annotated[int, Field(ge=0, le=65535)] = 11112  # 0: any that is free
+    title: Title = "FEDRAD"  # AE title that the senders call
+    callers: tuple[Title, ...] = ()  # AE titles of those who may send; none: nobody
+    associations: Annotated[int, Field(ge=1, le=64)] = 8  # at a time
+
+
 class SiteConfig(Section):
     format: Literal["fedrad-site-1"]
     site: Identity
@@ -78,4 +90,5 @@ class SiteConfig(Section):
     privacy: Budget = Budget()
     policy: Policy = Policy()
     resources: Resources = Resources()
+    receive: Receive = Receive()
     cohort: str = "cohort"  # folder of the cohort, relative to the site's home

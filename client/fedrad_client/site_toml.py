@@ -42,6 +42,13 @@ device = "auto"
 threads = 0                       # 0: all cores
 micro_batch = 256                 # images at a time
 workers = 1                       # processes that read DICOM
+
+[receive]                         # fedrad-site receive: your PACS or a modality sends images to this machine
+address = "127.0.0.1"             # of this machine; "0.0.0.0": all of its addresses
+port = 11112
+title = "FEDRAD"                  # AE title that they call
+callers = []                      # AE titles of those who may send; empty: nobody
+associations = 8                  # at a time
 """
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from fedrad_client.cli import approval, audit, cohort, deid, doctor, intake, ledger, node, review, setup
+from fedrad_client.cli import acquire, approval, audit, cohort, deid, doctor, intake, ledger, node, review, setup
 from fedrad_common.cli import run_cli
 
 app = typer.Typer(
@@ -12,7 +12,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verbs in (setup, intake, review, deid, approval, node):
+for verbs in (setup, acquire, intake, review, deid, approval, node):
     verbs.register(app)
 app.add_typer(ledger.app, name="ledger")
 app.command("privacy-statement")(ledger.privacy_statement)

@@ -8,6 +8,7 @@ from fedrad_client import audit
 from fedrad_client.cohort.merged import read_table
 from fedrad_client.cohort.usage import uses
 from fedrad_client.cohort.withdrawal import Withdrawal, check_tombstones, withdraw
+from fedrad_client.intake.acquire.inbox import INBOX
 from fedrad_client.intake.burnin import queue
 from fedrad_client.intake.burnin.rules import read_rules
 from fedrad_client.intake.deid.merges import Merges
@@ -22,8 +23,6 @@ from fedrad_common.chain import Chain, read
 from fedrad_common.errors import FedradError, MisuseError
 from fedrad_common.progress import progress_bar
 from fedrad_common.protocol import load_protocol
-
-INBOX = "inbox"  # in the site's home: where `fedrad-site receive` and `pull` put files, named by their content
 
 
 def ingest_folder(home_path: Path, source: Path | None, *, protocol: Path, labels: Path | None, quiet: bool) -> IngestReport:

@@ -1,0 +1,77 @@
+"""How many 512² CT images a second the receiver takes in by C-STORE on loopback, on disk before each is acknowledged.
+
+`python simulations/benchmarks/receive.py`. The sender is pynetdicom's, in a process of its own.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
+
+from fedrad_client.config import Receive
+from fedrad_client.intake.acquire.inbox import Inbox
+from fedrad_client.intake.acquire.receiver import Receiver
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=300, help="a repeat, over one association")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        inbox = Inbox.of(Path(folder))
+        receiver = Receiver(inbox, Receive(port=0, callers=("SENDER",)))
+        _, port = receiver.start()
+        for repeat in range(options.repeats):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                rates.append(options.images / pool.apply(send, (port, options.images, repeat)))
+        receiver.stop()
+        assert len(list(inbox.folder.glob("*.dcm"))) == options.images * options.repeats
+    found = {"images_per_second": statistics.median(rates), "least": min(rates), "most": max(rates), "repeats": options.repeats}
+    print(json.dumps(found) if options.json else "\n".join(f"{name:<20} {value:.0f}" for name, value in found.items()))
+
+
+def send(port: int, n_images: int, seed: int) -> float:
+    """Seconds from the first image to the last answer."""
+    ds, rng = Dataset(), np.random.default_rng(seed)
+    ds.SOPClassUID, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientID, ds.Modality = (
+        CTImageStorage,
+        "1.2.7",
+        f"1.2.8.{seed}",
+        "P",
+        "CT",
+    )
+    ds.Rows = ds.Columns = 512
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.PixelData = rng.integers(0, 4096, (512, 512)).astype("<u2").tobytes()
+    ds["PixelData"].VR = "OW"
+    sender = AE(ae_title="SENDER")
+    sender.maximum_pdu_size = 1 << 17
+    sender.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    link = sender.associate("127.0.0.1", port, ae_title="FEDRAD", max_pdu=1 << 17)
+    assert link.is_established
+    began = time.perf_counter()
+    for number in range(n_images):
+        ds.SOPInstanceUID = f"1.2.9.{seed}.{number}"
+        assert link.send_c_store(ds).Status == 0
+    spent = time.perf_counter() - began
+    link.release()
+    return spent
+
+
+if __name__ == "__main__":
+    main()
