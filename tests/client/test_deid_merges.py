@@ -41,6 +41,7 @@ FRACTION = 0.5
 def ask(make_site, coordinator, protocol_bytes: bytes, tmp_path: Path) -> Asking:
     """A site that has ingested everybody and approved a protocol."""
     home, protocol = make_site(), network_protocol(protocol_bytes)
+    (home.path / "keys" / "pseudonym.key").write_text(bytes(range(32)).hex() + "\n")  # with which some of them validate
     shutil.rmtree(home.cohort)
     (tmp_path / "protocol.toml").write_bytes(render_protocol(protocol))
     write_export(tmp_path / "export", PEOPLE, ("lesion",))

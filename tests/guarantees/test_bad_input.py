@@ -170,7 +170,7 @@ def spoil_nan(path: Path) -> None:
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "no DICOM": (spoil_text, "not-dicom"),
     "truncated pixels": (spoil_truncated, "truncated"),
-    "truncated header": (spoil_header, "no-patient-id"),  # cut before it says whose it is
+    "truncated header": (spoil_header, "no-pixels"),  # cut before it says whose it is, and before any picture
     "a link": (spoil_link, "not-a-file"),
     "not a number": (spoil_nan, "bad-pixels"),
 }

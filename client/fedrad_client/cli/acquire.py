@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def receive(home: HomeOption = HERE) -> None:
+def receive(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
     """Take in what a PACS or a modality sends by C-STORE, into the inbox, until SIGTERM. Who may call stands in site.toml, [receive].
 
     Exit codes: 0 ended in order · 1 failed · 2 misused, or nobody may call.
@@ -31,7 +31,8 @@ def receive(home: HomeOption = HERE) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    typer.echo(verb.receive(Home(home), stop, said=typer.echo))
+    done = verb.receive(Home(home), stop, said=(lambda line: typer.echo(line, err=True)) if as_json else typer.echo)
+    emit(vars(done), as_json=as_json, lines=[done.line])
 
 
 def pull(

@@ -13,7 +13,7 @@ from fedrad_client.site import Home
 from fedrad_common.errors import FedradError
 from fedrad_common.identity import PublicKey, SigningKey
 
-_FOLDERS = ("keys", "node", "enrolment", "approved", "outbox", PENDING, "lost")  # of the home, besides the cohort
+_FOLDERS = ("keys", "node", "enrolment", "approved", "outbox", PENDING, "lost", "inbox", "review")  # of the home, besides the cohort
 _OTHERS = 0o077  # mode bits of anybody but the owner
 
 

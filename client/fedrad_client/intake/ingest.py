@@ -97,7 +97,7 @@ def ingest(
         new_generation(cohort, height=geometry.height, width=geometry.width, depth=geometry.depth) as draft,
         open_states(cohort, recipe_id(recipe)) as states,
     ):
-        states.forget(recipe.withdrawn)
+        states.forget(recipe.withdrawn | {row.alias for row in recipe.merges.rows.values() if row.person in recipe.withdrawn})
         filled = _Filling(draft, states, recipe, review, queue.contents(review) if review else set())
         filled.fill(files, workers=workers, progress=progress)
         manifest = _manifest(draft, recipe, n_files=len(files), generation=next_generation(cohort), used=len(filled.used))

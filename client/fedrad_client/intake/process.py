@@ -22,7 +22,7 @@ from fedrad_client.intake.deid.merges import Merges
 from fedrad_client.intake.deid.rules import KEYWORDS, PseudonymKeys, Subject, Value, rebuild, ruled, subject, uid
 from fedrad_client.intake.deid.values import Cloak
 from fedrad_client.intake.pixels.array import Array
-from fedrad_client.intake.pixels.header import ELEMENTS, check_header, n_frames, whole
+from fedrad_client.intake.pixels.header import ELEMENTS, PIXELS, check_header, n_frames, whole
 from fedrad_client.intake.pixels.image import Geometry, Slice, frames_of, slices_of
 from fedrad_client.intake.reading.content import load
 from fedrad_client.intake.reading.dicom import hushed, parse
@@ -143,7 +143,7 @@ class _File:
 
     def _whose(self, ds: Dataset) -> Subject:
         keys = self.recipe.keys
-        named = subject(ds)
+        named = _subject(ds)
         self.so_far = replace(self.so_far, named=named.pseudonym(keys))
         who = self.recipe.merges.person(named, keys)
         if who.pseudonym(keys) in self.recipe.withdrawn:
@@ -177,6 +177,14 @@ class _File:
             suspicion = Suspicion(device, (shown.shape[0], shown.shape[1]), verdict.frame, verdict.boxes, png_of(shown, verdict.boxes))
             self.so_far = replace(self.so_far, suspicion=suspicion)
         raise Quarantined(verdict.code)
+
+
+def _subject(ds: Dataset) -> Subject:
+    """Of a directory or a report without a patient, that it holds no image says more than that it names nobody."""
+    try:
+        return subject(ds)
+    except Quarantined as refused:
+        raise refused if any(ds.get(keyword) for keyword in PIXELS) else Quarantined("no-pixels") from None
 
 
 _WANTED = tuple(dict.fromkeys((*KEYWORDS, *ELEMENTS, *GATE_KEYWORDS, *DEVICE_KEYWORDS)))

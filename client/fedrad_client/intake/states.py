@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedrad_client.intake.codes import Code
+from fedrad_client.intake.database import connect, disk_full, looking, make
 from fedrad_client.intake.deid.keys import mac
 from fedrad_client.intake.deid.rules import RULES
 from fedrad_client.intake.process import Recipe, State
@@ -30,20 +31,6 @@ AGAIN: frozenset[Code] = frozenset(
     ("unlabelled", "contradictory", "withdrawn", "two-parts", "internal", "too-slow", "burned-in", "needs-mask", "rejected")
 )
 _AT_ONCE = 64  # rows; as many are lost when the process is killed
-_TABLE = """
-CREATE TABLE IF NOT EXISTS files (
-    content BLOB NOT NULL,      -- SHA-256 of the file
-    recipe  BLOB NOT NULL,      -- what it was processed for
-    ingest  INTEGER NOT NULL,   -- the last one that met it
-    state   TEXT NOT NULL,
-    code    TEXT,               -- why it is quarantined
-    element TEXT,               -- DICOM keyword of the element at fault
-    patient TEXT,               -- pseudonym
-    outcome TEXT,               -- answers.py; NULL: to be processed again
-    place INTEGER, size INTEGER, digest BLOB,  -- of its pixels in the recipe's file
-    PRIMARY KEY (content, recipe)
-) WITHOUT ROWID
-"""
 _PUT = """
 INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (content, recipe) DO UPDATE SET ingest = excluded.ingest, state = excluded.state, code = excluded.code,
@@ -119,7 +106,7 @@ class States:
     def put(self, content: str, head: dict[str, Any], *, place: int, body: bytes) -> None:
         code, record = head["code"], head["record"]
         kept = json.dumps(head) if code not in AGAIN else None
-        patient = record and record["patient"]
+        patient = None if kept is None else record["patient"] if record else head["named"]
         digest = hashlib.sha256(body).digest() if body else None
         state = "quarantined" if code else "normalised"
         key = bytes.fromhex(content), self.recipe, self.ingest
@@ -129,7 +116,7 @@ class States:
 
     def commit(self) -> None:
         self.pixels.flush()
-        with _disk_full():
+        with disk_full(FILE):
             self.database.executemany(_PUT, self.waiting)
             self.database.commit()
         self.waiting.clear()
@@ -138,7 +125,7 @@ class States:
         """What became of each file in the end."""
         self.commit()
         rows = ((self.ingest, state, code, bytes.fromhex(content), self.recipe) for content, state, code in fates)
-        with _disk_full():
+        with disk_full(FILE):
             self.database.executemany("UPDATE files SET ingest = ?, state = ?, code = ? WHERE content = ? AND recipe = ?", rows)
             self.database.commit()
 
@@ -151,7 +138,7 @@ class States:
                 with contextlib.suppress(FileNotFoundError), path.open("r+b") as stream:
                     stream.seek(place)
                     stream.write(bytes(size))
-            with _disk_full():
+            with disk_full(FILE):
                 self.database.execute(
                     "UPDATE files SET state = 'quarantined', code = 'withdrawn', element = NULL, patient = NULL, outcome = NULL, size = 0, "
                     "digest = NULL WHERE patient = ?",
@@ -175,12 +162,12 @@ def open_states(directory: Path, recipe: bytes) -> Iterator[States]:
     with disk_errors(directory / FILE):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            _make(pixels_file(folder, recipe))
-            with pixels_file(folder, recipe).open("r+b") as pixels, contextlib.closing(_connect(directory / FILE)) as database:
+            make(pixels_file(folder, recipe))
+            with pixels_file(folder, recipe).open("r+b") as pixels, contextlib.closing(connect(directory / FILE)) as database:
                 (last,) = database.execute("SELECT coalesce(max(ingest), 0) FROM files").fetchone()
-                (end,) = database.execute("SELECT coalesce(max(place + size), 0) FROM files WHERE recipe = ?", (recipe,)).fetchone()
-                if end < _size(pixels_file(folder, recipe)):  # of an ingest that ended before it could say whose they are
-                    pixels.truncate(end)
+                if not last:  # without rows, nobody could say whose the pixels of other recipes are
+                    _clear(folder, but=pixels_file(folder, recipe))
+                _match(database, pixels, recipe)
                 states = States(folder, database, recipe, pixels, last + 1)
                 try:
                     yield states
@@ -194,54 +181,38 @@ def open_states(directory: Path, recipe: bytes) -> Iterator[States]:
                     path.unlink()
 
 
+def _match(database: sqlite3.Connection, pixels: BinaryIO, recipe: bytes) -> None:
+    """Leave no row whose pixels are lost, and no pixels of an ingest that ended before it could say whose they are."""
+    with disk_full(FILE):
+        database.execute(
+            "UPDATE files SET outcome = NULL, size = 0, digest = NULL WHERE recipe = ? AND size > 0 AND place + size > ?",
+            (recipe, os.fstat(pixels.fileno()).st_size),
+        )
+        database.commit()
+    (end,) = database.execute("SELECT coalesce(max(place + size), 0) FROM files WHERE recipe = ? AND size > 0", (recipe,)).fetchone()
+    pixels.truncate(end)
+
+
+def _clear(folder: Path, *, but: Path) -> None:
+    for path in folder.iterdir():
+        if path != but:
+            path.unlink()
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _make(path: Path) -> None:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    _make(path)
-    with _disk_full():
-        database = sqlite3.connect(path)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.execute("PRAGMA secure_delete = ON")
-            database.execute(_TABLE)
-            database.execute("CREATE INDEX IF NOT EXISTS by_patient ON files (patient)")
-        except sqlite3.DatabaseError as error:
-            database.close()
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            path.unlink()  # no database: it holds nothing that cannot be read again from the files
-            return _connect(path)
-    return database
-
-
-@contextlib.contextmanager
-def _disk_full() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode in (
-            sqlite3.SQLITE_FULL,
-            sqlite3.SQLITE_IOERR_WRITE,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_IOERR_SHMSIZE,
-        ):
-            raise DiskError(f"{FILE}: no space left on the disk", hint="free space and run the same command again; it goes on") from None
-        raise
-
-
 def counts(directory: Path) -> Counter[tuple[State, Code | None]]:
-    """How many files are in each state, by their last ingest; of quarantined ones by code. Empty before the first."""
+    """How many files are in each state, by their last ingest; of quarantined ones by code. Empty before the first.
+
+    Raises:
+        FormatError: the database is damaged.
+    """
     path = directory / FILE
     if not path.exists():
         return Counter()
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with looking(path) as database:
         return Counter({(state, code): count for state, code, count in database.execute(_COUNT)})
 
 
@@ -250,5 +221,5 @@ def contents(directory: Path) -> frozenset[str]:
     path = directory / FILE
     if not path.exists():
         return frozenset()
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with looking(path) as database:
         return frozenset(content.hex() for (content,) in database.execute("SELECT DISTINCT content FROM files"))

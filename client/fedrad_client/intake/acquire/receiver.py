@@ -20,6 +20,19 @@ from fedrad_common.errors import DiskError, FedradError, MisuseError
 SUCCESS, NO_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 
+@dataclass(frozen=True)
+class Received:
+    """Files."""
+
+    received: int
+    known: int  # of them, already there
+    refused: int
+
+    @property
+    def line(self) -> str:
+        return f"{self.received} files received, {self.known} of them again, {self.refused} refused"
+
+
 @dataclass
 class Receiver:
     """Listens from `start` on until `stop`. `said` hears of each association's end, in numbers only."""
@@ -94,5 +107,9 @@ class Receiver:
         self.said(self.line)
 
     @property
+    def so_far(self) -> Received:
+        return Received(self.inbox.received, self.inbox.known, self.refused)
+
+    @property
     def line(self) -> str:
-        return f"{self.inbox.received} files received, {self.inbox.known} of them again, {self.refused} refused"
+        return self.so_far.line

@@ -11,15 +11,15 @@ from fedrad_client.intake.acquire.arrivals import Arrivals
 from fedrad_client.intake.acquire.found import Archive, Pulled, pull
 from fedrad_client.intake.acquire.inbox import Inbox
 from fedrad_client.intake.acquire.query import Dimse, Pull, read_pull, secret_beside
-from fedrad_client.intake.acquire.receiver import Receiver
+from fedrad_client.intake.acquire.receiver import Received, Receiver
 from fedrad_client.intake.deid.keys import PseudonymKeys
 from fedrad_client.site import Home
 from fedrad_common.errors import MisuseError
 from fedrad_common.progress import progress_bar
 
 
-def receive(home: Home, stop: threading.Event, *, said: Callable[[str], None]) -> str:
-    """Until `stop` is set; the last line. Raises what `Receiver.start` does."""
+def receive(home: Home, stop: threading.Event, *, said: Callable[[str], None]) -> Received:
+    """Until `stop` is set. Raises what `Receiver.start` does."""
     receiver = Receiver(Inbox.of(home.path), home.config.receive, said)
     address, port = receiver.start()
     said(f"receiving as {home.config.receive.title} at {address}:{port}")
@@ -27,7 +27,7 @@ def receive(home: Home, stop: threading.Event, *, said: Callable[[str], None]) -
         stop.wait()
     finally:
         receiver.stop()
-    return receiver.line
+    return receiver.so_far
 
 
 def pull_from(home: Home, path: Path, *, dry_run: bool, quiet: bool) -> Pulled:

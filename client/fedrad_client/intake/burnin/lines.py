@@ -78,9 +78,9 @@ def _lines(glyphs: list[Glyph]) -> list[Box]:
     for seed in range(len(ordered)):
         height = heights[seed]
         like = (np.abs(boxes[:, 2] - boxes[seed, 2]) <= 0.22 * height + 1) & (np.abs(ink - ink[seed]) <= 45)
-        like &= (heights >= 0.6 * height) & (heights <= 1.6 * height)
+        like &= (heights >= 0.58 * height) & (heights <= 1.6 * height)
         if weights[like].sum() >= GLYPHS:
-            run = _longest_run(boxes, weights, np.flatnonzero(like), gap=4 * height)
+            run = _longest_run(boxes, weights, np.flatnonzero(like), gap=3 * height)
             if len(run) > 1 and weights[run].sum() >= GLYPHS:
                 found.append(_around(boxes[run]))
     return found

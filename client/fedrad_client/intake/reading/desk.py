@@ -84,7 +84,7 @@ class Reader:
         """Of one frame. Raises BrokenReader: it ended, or hangs."""
         frame = receive_answer(self._answers, patience=self.patience)
         self.since = time.monotonic()
-        if frame.number == READY:
+        if frame.number == READY and not self._ready:  # once: it is no sign of work
             self._ready = True
             return []
         if frame.number == ENDED:

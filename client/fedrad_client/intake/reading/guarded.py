@@ -12,7 +12,9 @@ from pydicom.tag import BaseTag
 
 from fedrad_client.intake.codes import Quarantined
 
-MAX_ELEMENTS = 100_000  # headers of elements, and of items four times; an enhanced object of 1,000 frames has about 80,000
+MAX_ELEMENTS = (
+    100_000  # headers of elements and of fragments of pixels, and of items four times; an enhanced object of 1,000 frames has about 80,000
+)
 MAX_DEPTH = 32  # sequences within sequences; images have up to 6
 MAX_TEXT_BYTES = 2**16  # of one value that is no pixels and no table: more is not believed to be one
 _ITEM, _ITEM_COST = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"), 4  # each becomes a data set, which is dearer than an element
@@ -22,15 +24,15 @@ PIXEL_DATA = 0x7FE00010
 
 
 class Headers(io.BytesIO):
-    """A stream that counts the headers read from it."""
+    """A stream that counts the headers read from it: by the 8 bytes that pydicom reads of an element, the 4 of a fragment."""
 
     left = MAX_ELEMENTS
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Raises Quarantined: too many. pydicom may turn it into something else, so that `left` below 0 is what counts."""
         found = super().read(size)
-        if size == _HEADER:
-            self.left -= _ITEM_COST if found.startswith(_ITEM) else 1
+        if size == _HEADER or found in _ITEM:
+            self.left -= _ITEM_COST if size == _HEADER and found.startswith(_ITEM) else 1
             if self.left < 0:
                 raise Quarantined("too-complex")
         return found
