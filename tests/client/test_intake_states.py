@@ -250,6 +250,17 @@ def test_damaged_pixels_are_read_again(tmp_path, patients, run_ingest, damage, k
     assert generation(tmp_path / "cohort") == before
 
 
+def test_pixels_that_a_killed_ingest_left_without_a_row_are_cut_off(tmp_path, patients, run_ingest):
+    patients(2)
+    run_ingest()
+    before = pixels(tmp_path / "cohort").read_bytes()
+    with pixels(tmp_path / "cohort").open("ab") as stream:
+        stream.write(b"of nobody")
+    run_ingest()
+
+    assert pixels(tmp_path / "cohort").read_bytes() == before
+
+
 # ── whose they are ──
 
 
@@ -291,6 +302,17 @@ def test_a_merge_after_an_ingest_makes_one_patient_of_two(tmp_path, patients, ru
     assert (done.n_known, done.n_patients, again.n_known) == (6, 3, 8)
     assert (anew.n_known, anew.n_patients) == (0, 3)
     assert open_cohort(tmp_path / "cohort").records == open_cohort(tmp_path / "anew").records
+
+
+def test_what_was_read_under_a_merge_is_not_taken_for_a_file_without_it(tmp_path, patients, run_ingest, keys):
+    patients(4)
+    stays, alias = identified("P0"), identified("P1")
+    merge = Merge(alias.pseudonym(keys), stays.pseudonym(keys), apart=False, sealed=seal(stays, alias.pseudonym(keys), keys))
+    run_ingest(cohort=cohort_with(tmp_path / "cohort", Table(keys.id, (merge,))))
+    write_table(tmp_path / "cohort", Table(keys.id))
+    done = run_ingest()
+
+    assert (done.n_known, done.n_patients) == (6, 4)
 
 
 def cohort_with(folder: Path, table: Table) -> Path:

@@ -145,6 +145,15 @@ def test_as_many_elements_frames_and_fragments_as_images_have_are_read(dataset, 
     assert code_of(tmp_path / "rich.dcm") is None
 
 
+@pytest.mark.parametrize(("depth", "code"), [(31, None), (32, "too-complex"), (40, "too-complex")])
+def test_what_is_read_may_be_nested_32_deep(dataset, tmp_path, code_of, depth, code):
+    ds = dataset()
+    ds.SharedFunctionalGroupsSequence = [nested(depth)]
+    ds.save_as(tmp_path / "deep.dcm", enforce_file_format=True)
+
+    assert code_of(tmp_path / "deep.dcm") == code
+
+
 def nested(depth: int) -> Dataset:
     item = Dataset()
     item.StudyDate = "20200229"

@@ -12,9 +12,8 @@ from pydicom.tag import BaseTag
 
 from fedrad_client.intake.codes import Quarantined
 
-MAX_ELEMENTS = (
-    100_000  # headers of elements and of fragments of pixels, and of items four times; an enhanced object of 1,000 frames has about 80,000
-)
+# Headers of elements and of fragments of pixels; of items four times. An enhanced object of 1,000 frames has about 80,000.
+MAX_ELEMENTS = 100_000
 MAX_DEPTH = 32  # sequences within sequences; images have up to 6
 MAX_TEXT_BYTES = 2**16  # of one value that is no pixels and no table: more is not believed to be one
 _ITEM, _ITEM_COST = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"), 4  # each becomes a data set, which is dearer than an element
