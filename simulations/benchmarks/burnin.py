@@ -11,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from fedrad_client.intake.pixels.header import ELEMENTS
 from fedrad_client.intake.pixels.image import Geometry, frames_of
 from fedrad_client.intake.reading.dicom import find_files, hushed, read
 from fedrad_common.profiles import profile
-from fedrad_sim.burned import BITMAPS, burned_in
+from fedrad_sim.burned import BITMAPS, Bitmap, burned_in
 from fedrad_sim.dicom_write import SOP_CLASS, Tag, Value, pixel_elements, write_dicom
 from fedrad_sim.phantom import HOSPITALS, scaled, write_hospital
 
@@ -50,11 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FEDRAD_SHARED_DATA", "../shared/data")))
     parser.add_argument("--scale", type=float, default=0.3, help="of the phantom hospitals")
+    parser.add_argument("--random", type=int, default=1000, help="texts of any letters, size, ink, turn and place, in any clean picture")
+    parser.add_argument("--seed", type=int, default=0, help="of those")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clean = [*phantoms(Path(folder), options.scale), *real(options.data)]
-        found = {**delivered(clean, Path(folder)), **alarms(clean), **costs()}
+        found = {**delivered(clean, Path(folder)), **at_random(clean, options.random, options.seed), **alarms(clean), **costs()}
     print(json.dumps(found) if options.json else "\n".join(f"{name:<58} {value}" for name, value in found.items()))
 
 
@@ -67,7 +70,10 @@ def phantoms(folder: Path, scale: float) -> Iterator[Clean]:
 
 def real(data: Path) -> Iterator[Clean]:
     """Radiographs, CT and MR that show no text to the eye; each once, whatever its codec."""
-    folders = [data / "dicom_zoo" / name for name in ("dicom_wg04", "dicom_fodicom", "dicom_rtutils", "cxr_txrv", "sts_study", "radiomics")]
+    folders = [
+        data / "dicom_zoo" / name
+        for name in ("dicom_wg04", "dicom_fodicom", "dicom_rtutils", "dicom_highdicom", "cxr_txrv", "sts_study", "radiomics")
+    ]
     seen = set()
     for path in (path for folder in folders if folder.is_dir() for path in find_files(folder)):
         with hushed():
@@ -105,6 +111,24 @@ def delivered(clean: list[Clean], folder: Path) -> dict[str, str]:
         f"bitmaps of {len(BITMAPS)} kinds in {len(grounds)} pictures delivered": f"{missed} of {total}",
         "the same without the gate": f"{without} of {total}",
     }
+
+
+def at_random(clean: list[Clean], n_texts: int, seed: int) -> dict[str, str]:
+    """Missed by size: small, thin and faint ones, half hidden by what lies behind them, are among them."""
+    rng = np.random.default_rng(seed)
+    grounds = [one.picture for one in clean if one.name in MODALITIES and min(one.picture.shape) >= 200]
+    tried, missed = Counter[str](), Counter[str]()
+    for _ in range(n_texts if grounds else 0):
+        letters = "".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWZabcdehiklmnorstu0123456789")) for _ in range(int(rng.integers(8, 18))))
+        height = int(rng.choice((9, 11, 14, 18, 24, 36, 48)))
+        ink, font = rng.choice(("white", "black", "bright", "faint", "outlined", "boxed")), rng.choice(("drawn", "pixel"))
+        place = (float(rng.uniform()), float(rng.uniform()))
+        bitmap = Bitmap(letters, height, ink, int(rng.choice((0, 0, 1, 3))), place, font)
+        picture = grounds[int(rng.integers(len(grounds)))]
+        for name in (f"{'9 and 11' if height < 12 else '14 and more'} pixels high", f"{ink} ink"):
+            tried[name] += 1
+            missed[name] += not find_text(burned_in(picture, bitmap))
+    return {f"random texts missed, {name}": f"{missed[name]} of {tried[name]}" for name in sorted(tried)}
 
 
 def write(path: Path, picture: Picture) -> None:

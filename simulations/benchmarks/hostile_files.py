@@ -78,6 +78,18 @@ def deflate_bomb(megabytes: int) -> bytes:
     return whole[: whole.index(struct.pack("<HH", 8, 0x16))] + start + megabyte * megabytes + end
 
 
+def striped(side: int) -> bytes:
+    """side² pixels of 8 bits, deflated, that are strokes of letters all over: a search has no end of places to look at."""
+    changed: dict[str, Any] = {"Rows": side, "Columns": side, **_BYTES, "PixelData": None}
+    row = (bytes(3) + b"\xff" * 3) * (side // 6) + bytes(side % 6)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = (
+        packer.compress(encode(image(**changed)) + head(0x7FE0, 0x10, "OW", side * side)) + packer.compress(row * side) + packer.flush()
+    )
+    whole = encode_file(image(**changed), meta={"TransferSyntaxUID": DEFLATED})
+    return whole[: whole.index(struct.pack("<HH", 8, 0x16))] + packed
+
+
 def jpeg_2000_lie(side: int) -> bytes:
     """A codestream that says it has side² pixels, and no data for them (ISO 15444-1, A.5.1)."""
     size = struct.pack(">HHIIIIIIIIHBBB", 0, side, side, 0, 0, side, side, 0, 0, 1, 11, 1, 1, 0)[:-1]
@@ -128,6 +140,7 @@ FILES: dict[str, tuple[str | None, Callable[[], bytes]]] = {
     "400,000 empty fragments": ("too-complex", lambda: encapsulated(RLE, *[b""] * 400_000)),
     "an offset table of 4 million": ("undecodable", lambda: encapsulated(RLE, b"x" * 64, table=bytes(2**24))),
     "64 megapixels of RLE, all the same": ("bad-pixels", lambda: rle_bomb(2**13, values=b"7")),
+    "64 megapixels of strokes, deflated": ("burned-in", lambda: striped(2**13)),
     "a JPEG of 65,500²": ("undecodable", lambda: encapsulated(JPEG, jpeg_lie(65500), **_BYTES)),
     "a JPEG of 8,000², as its header says": ("undecodable", lambda: encapsulated(JPEG, jpeg_lie(8000), Rows=8000, Columns=8000, **_BYTES)),
     "a JPEG of 200 comments": ("undecodable", lambda: encapsulated(JPEG, jpeg_lie(32, extra=JPEG_COMMENT * 200), **_BYTES)),

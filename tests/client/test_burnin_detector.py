@@ -86,6 +86,14 @@ def test_without_the_search_for_turned_text_it_would_get_through(monkeypatch):
     assert find_text(turned) == ()
 
 
+def test_a_picture_that_is_strokes_all_over_is_held_back_and_not_searched_for_ever(monkeypatch):
+    stripes = np.tile(np.repeat([0, 4095], 4).astype(np.uint16), (1200, 150))
+    monkeypatch.setattr(detector, "MOST_HOT", 1_000_000)
+    monkeypatch.setattr(detector, "lines_in", lambda *_: pytest.fail("searched"))
+
+    assert find_text(stripes) == (Box(0, 0, 1200, 1200),)
+
+
 def test_a_clean_picture_costs_next_to_nothing():
     picture, spent = anatomy(7), []
     for _ in range(5):

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedrad_client.intake.burnin.gate import SEARCH
 from fedrad_client.intake.codes import Code
 from fedrad_client.intake.database import connect, disk_full, looking, make
 from fedrad_client.intake.deid.keys import mac
@@ -53,7 +54,7 @@ def recipe_id(recipe: Recipe) -> bytes:
         "spacing": geometry.spacing,
         "keys": [keys.id, mac(keys.split, b"states").hex()],
         "fraction": recipe.validation_fraction,
-        "burn": recipe.burn.id,
+        "burn": [SEARCH, recipe.burn.id],
     }
     return hashlib.sha256(canonical_json(made_by)).digest()[:16]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrad_client.intake.reading.content import MAX_FILE_BYTES
-from fedrad_common.errors import DiskError
+from fedrad_common.errors import DiskError, FedradError
 from fedrad_common.files import disk_errors, fsync_directory
 
 INBOX = "inbox"  # in the site's home
@@ -41,10 +41,12 @@ class Inbox:
 
         Raises:
             DiskError: no space left, or hardly any; nothing was written.
-            ValueError: larger than any file that is read.
+            FedradError: larger than any file that is read.
         """
         if len(content) > MAX_FILE_BYTES:
-            raise ValueError("larger than any image")
+            raise FedradError(
+                "inbox: a file is larger than any that is read", hint="it was not kept; split it, or leave it out of the query"
+            )
         name = f"{hashlib.sha256(content).hexdigest()}.dcm"
         self.received += 1
         if (self.folder / name).exists():

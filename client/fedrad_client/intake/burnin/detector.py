@@ -9,7 +9,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from fedrad_client.intake.burnin.boxes import Box, merged
-from fedrad_client.intake.burnin.lines import lines_in
+from fedrad_client.intake.burnin.flat import flat_inks
+from fedrad_client.intake.burnin.lines import flat_lines_in, lines_in
 from fedrad_client.intake.burnin.strokes import CELL, STEP, Bytes, hot_along_columns, hot_along_rows
 from fedrad_client.intake.pixels.array import Array
 
@@ -17,12 +18,13 @@ SIZES = (1, 2, 4, 8)  # by which the picture is made smaller
 _LEAST = 16  # pixels of a picture's sides
 _CONTRAST, _MOST = 20, 110  # gray levels: of ink, at least; of strokes where noise asks for more, at most
 _NOISE = 3.0  # standard deviations of the differences between neighbours
+MOST_HOT = 8_000_000  # pixels, at the size at which they are read: with strokes all over nothing is searched, all is held back
 _AROUND = 24  # pixels beside what is hot, and half as many above and below
 _EIGHT = np.ones((3, 3), dtype=int)
 
 
 def find_text(frame: Array) -> tuple[Box, ...]:
-    """Boxes around lines of at least five glyphs, in pixels of the picture.
+    """Boxes around lines of at least five glyphs (four of one flat ink), in pixels of the picture; the whole of it where there is too much to search.
 
     Args:
         frame: (H, W) stored values; not finite ones count as 0.
@@ -35,11 +37,12 @@ def find_text(frame: Array) -> tuple[Box, ...]:
     found: list[Box] = []
     for size in SIZES:
         threshold = _threshold(rows)
-        if (hot := hot_along_rows(rows, threshold)) is not None:
-            found += _read(picture, hot, size, low, high)
-        if (hot := hot_along_columns(columns, threshold)) is not None:
-            turned = _read(picture.T, hot, size, low, high)
-            found += [Box(box.left, box.top, box.right, box.bottom) for box in turned]
+        upright = _patches(hot_along_rows(rows, threshold), size, picture.shape)
+        turned = _patches(hot_along_columns(columns, threshold), size, picture.T.shape)
+        if sum(_area(patch, size) for patch in (*upright, *turned)) > MOST_HOT:
+            return (Box(0, 0, *picture.shape),)
+        found += _read(picture, upright, size, low, high)
+        found += [Box(box.left, box.top, box.right, box.bottom) for box in _read(picture.T, turned, size, low, high)]
         if min(rows.shape[0], columns.shape[1]) < 8 or min(rows.shape[1], columns.shape[0]) < 2 * CELL:
             break
         rows, columns = _halved(rows), _halved(columns.T).T
@@ -82,10 +85,13 @@ def _halved(rows: Bytes) -> Bytes:
     return half
 
 
-def _read(picture: Array, hot: npt.NDArray[np.bool_], size: int, low: float, high: float) -> Iterator[Box]:
-    for patch in _patches(hot, size, picture.shape):
-        values = _gray(np.ascontiguousarray(picture[patch.top : patch.bottom, patch.left : patch.right]), low, high)
-        for box in lines_in(_smaller(values, size), _CONTRAST):
+def _read(picture: Array, patches: list[Box], size: int, low: float, high: float) -> Iterator[Box]:
+    for patch in patches:
+        values = np.ascontiguousarray(picture[patch.top : patch.bottom, patch.left : patch.right])
+        lines = lines_in(_smaller(_gray(values, low, high), size), _CONTRAST)
+        for ink in flat_inks(values):
+            lines += flat_lines_in(_smaller(255 * ink.view(np.uint8), size) > 127)
+        for box in lines:
             yield Box(
                 patch.top + size * box.top,
                 patch.left + size * box.left,
@@ -94,18 +100,26 @@ def _read(picture: Array, hot: npt.NDArray[np.bool_], size: int, low: float, hig
             )
 
 
-def _patches(hot: npt.NDArray[np.bool_], size: int, shape: tuple[int, ...]) -> Iterator[Box]:
+def _patches(hot: npt.NDArray[np.bool_] | None, size: int, shape: tuple[int, ...]) -> list[Box]:
     """What is hot on at least two lines, with some room around it."""
+    if hot is None:
+        return []
     joined = ndimage.binary_closing(np.pad(hot, 2), _EIGHT.astype(bool))[2:-2, 2:-2]
     labels, _ = ndimage.label(joined, _EIGHT)
-    for lines, cells in ndimage.find_objects(labels):
-        if lines.stop - lines.start > 1:
-            yield Box(
-                max(0, size * (STEP * lines.start - _AROUND // 2)),
-                max(0, size * (CELL * cells.start - _AROUND)),
-                min(shape[0], size * (STEP * lines.stop + _AROUND // 2)),
-                min(shape[1], size * (CELL * cells.stop + _AROUND)),
-            )
+    return [
+        Box(
+            max(0, size * (STEP * lines.start - _AROUND // 2)),
+            max(0, size * (CELL * cells.start - _AROUND)),
+            min(shape[0], size * (STEP * lines.stop + _AROUND // 2)),
+            min(shape[1], size * (CELL * cells.stop + _AROUND)),
+        )
+        for lines, cells in ndimage.find_objects(labels)
+        if lines.stop - lines.start > 1
+    ]
+
+
+def _area(patch: Box, size: int) -> int:
+    return (patch.bottom - patch.top) * (patch.right - patch.left) // size**2
 
 
 def _smaller(patch: Bytes, size: int) -> Bytes:

@@ -12,6 +12,7 @@ from fedrad_client.intake.burnin.rules import BurnRules, DeviceRule
 from fedrad_client.intake.codes import Code
 from fedrad_client.intake.pixels.array import Array
 
+SEARCH = 2  # raised with every change of the gate or the detector: files that an older one let pass are judged again
 GATE_KEYWORDS = ("BurnedInAnnotation", "ImageType", "Modality")
 # Pictures of a screen, with the names that stood on it: ultrasound and secondary capture (PS3.4 B.5), the retired ones too.
 SCREENS = frozenset(

@@ -12,9 +12,14 @@ from fedrad_client.intake.burnin.boxes import Box
 from fedrad_client.intake.burnin.strokes import Bytes
 
 GLYPHS = 5.0  # on a line, at least
+FLAT_GLYPHS = 4.0  # where every pixel of them has the same stored value: what a program draws, tissue hardly ever
+_FEW = 4  # components that would have to be several glyphs each: one glyph more is asked of fewer
+# What is ink: which percentile of what stands out, and how much of it, at least. The first finds faint letters, the others those on
+# bright tissue.
+_INKS = ((80, 0.45, GLYPHS), (80, 0.75, GLYPHS + 1), (95, 1.0, GLYPHS))
 _PEN = 9  # pixels, more than a stroke is wide: what is narrower stands out from its surroundings
 _LEAST, _MOST = 4, 40  # pixels of a glyph's height
-_TOO_MANY = 6000  # components of a patch: noise
+_TOO_MANY, _TOO_MUCH = 6000, 0.3  # components of a patch, and the part of it that is ink: noise
 _EIGHT = np.ones((3, 3), dtype=int)  # corners touch
 
 
@@ -37,10 +42,16 @@ def lines_in(patch: Bytes, threshold: int) -> list[Box]:
     for levels in (patch, 255 - patch):
         relief = levels - ndimage.grey_opening(levels, size=(_PEN, _PEN))
         strong = relief[relief > threshold]
-        if strong.size:
-            ink = relief > max(0.6 * threshold, 0.45 * float(np.percentile(strong, 80)))
-            found += _lines(_glyphs(ink, levels))
+        for percentile, part, least in _INKS if strong.size else ():
+            ink = relief > max(0.6 * threshold, part * float(np.percentile(strong, percentile)))
+            if ink.mean() < _TOO_MUCH:
+                found += _lines(_glyphs(ink, levels), least)
     return found
+
+
+def flat_lines_in(ink: npt.NDArray[np.bool_]) -> list[Box]:
+    """Lines of at least `FLAT_GLYPHS` glyphs in a mask of pixels that all have the same stored value."""
+    return _lines(_glyphs(ink, np.full(ink.shape, 255, dtype=np.uint8)), FLAT_GLYPHS) if min(ink.shape) >= _LEAST + 2 else []
 
 
 def _glyphs(ink: npt.NDArray[np.bool_], levels: Bytes) -> list[Glyph]:
@@ -67,7 +78,7 @@ def _glyph(inside: npt.NDArray[np.bool_], levels: Bytes, place: tuple[slice, sli
     return Glyph(Box(rows.start, columns.start, rows.stop, columns.stop), float(np.percentile(levels[inside], 75)), weight)
 
 
-def _lines(glyphs: list[Glyph]) -> list[Box]:
+def _lines(glyphs: list[Glyph], least: float) -> list[Box]:
     if not glyphs:
         return []
     ordered = sorted(glyphs, key=lambda glyph: glyph.box.left)
@@ -79,9 +90,9 @@ def _lines(glyphs: list[Glyph]) -> list[Box]:
         height = heights[seed]
         like = (np.abs(boxes[:, 2] - boxes[seed, 2]) <= 0.22 * height + 1) & (np.abs(ink - ink[seed]) <= 45)
         like &= (heights >= 0.58 * height) & (heights <= 1.6 * height)
-        if weights[like].sum() >= GLYPHS:
+        if weights[like].sum() >= least:
             run = _longest_run(boxes, weights, np.flatnonzero(like), gap=3 * height)
-            if len(run) > 1 and weights[run].sum() >= GLYPHS:
+            if len(run) > 1 and weights[run].sum() >= least + (len(run) < _FEW and least > FLAT_GLYPHS):
                 found.append(_around(boxes[run]))
     return found
 

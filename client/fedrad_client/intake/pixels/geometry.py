@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedrad_client.intake.codes import Quarantined
 from fedrad_client.intake.pixels.array import Array, Pixels
 from fedrad_client.intake.pixels.place import Place, turned
-from fedrad_client.intake.pixels.resample import Axis, inner_size, resampled
+from fedrad_client.intake.pixels.resample import Axis, Whole, inner_size, resampled
 from fedrad_common.profiles import PixelProfile, profile
 from fedrad_common.protocol import Input
 
@@ -32,11 +32,12 @@ def needs_series(geometry: Geometry) -> bool:
     return geometry.depth is not None or geometry.profile.window == "z-score"
 
 
-def laid_out(out: Array, pixel: tuple[float, float], place: Place | None, geometry: Geometry) -> Pixels:
+def laid_out(out: Array, pixel: tuple[float, float], place: Place | None, geometry: Geometry, *, table: Whole | None = None) -> Pixels:
     """(H, W) of 0 … SCALE, turned to the patient's axes, then to the geometry's size: at its spacing, or fitted, proportions kept.
 
     Args:
         pixel: height and width of one, mm; in any unit where the geometry has no spacing.
+        table: as for `resampled`.
 
     Raises:
         Quarantined: "geometry" where a volume's slice has no place.
@@ -49,7 +50,7 @@ def laid_out(out: Array, pixel: tuple[float, float], place: Place | None, geomet
         axes = [Axis.fitted(out.shape[axis], inner[axis], size[axis]) for axis in range(2)]
     else:
         axes = [Axis.spaced(out.shape[axis], pixel[axis], size[axis], wanted[axis]) for axis in range(2)]
-    return resampled(out, *axes)
+    return resampled(out, *axes, table=table)
 
 
 def _plane(geometry: Geometry, place: Place | None) -> tuple[tuple[int, int], tuple[float, float] | None]:

@@ -33,11 +33,15 @@ class Levels:
             found += np.bincount(every[start : start + BLOCK], minlength=self.size)
         return np.roll(found, -self.first)[: len(self.values)]
 
-    def spread(self, table: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """(H, W) of `table`, (k,), one entry a value."""
+    def by_code(self, table: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """(size,): `table`, (k,) with one entry a value, with one entry a code."""
         entries = np.zeros(self.size, dtype=table.dtype)
         entries[: len(table)] = table
-        entries = np.roll(entries, self.first)
+        return np.roll(entries, self.first)
+
+    def spread(self, table: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """(H, W) of `table`, (k,), one entry a value."""
+        entries = self.by_code(table)
         out = np.empty(self.codes.shape, dtype=table.dtype)
         rows = max(1, BLOCK // self.codes.shape[1])
         for start in range(0, len(out), rows):

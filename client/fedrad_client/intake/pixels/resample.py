@@ -10,6 +10,7 @@ from scipy import sparse
 from fedrad_client.intake.pixels.array import Array, Pixels
 
 ONE = 2**16  # what the weights of one output pixel sum to
+BAND = 2**16  # pixels that are summed at a time
 Whole = npt.NDArray[np.uint32]
 
 
@@ -42,30 +43,59 @@ def inner_size(shape: tuple[int, int], out: tuple[int, int], pixel: tuple[float,
     return min(out[0], max(1, round(height * scale))), min(out[1], max(1, round(width * scale)))
 
 
-def resampled(pixels: Array, rows: Axis, columns: Axis) -> Pixels:
-    """(H, W) of 0 … SCALE to (rows.n_out, columns.n_out), antialiased; 0 outside the input."""
+def resampled(pixels: Array, rows: Axis, columns: Axis, *, table: Whole | None = None) -> Pixels:
+    """(H, W) of 0 … SCALE to (rows.n_out, columns.n_out), antialiased; 0 outside the input.
+
+    Args:
+        table: what `pixels` are places in; they are looked up a band at a time, so that a large picture never leaves the processor's cache.
+    """
     if _is_copy(rows) and _is_copy(columns):
-        return pixels.astype(np.uint16)
-    across = weighted(rows, np.ascontiguousarray(pixels, dtype=np.uint32))
+        return (pixels if table is None else table.take(pixels)).astype(np.uint16)
+    across = weighted(rows, pixels, table=table)
     return np.ascontiguousarray(weighted(columns, np.ascontiguousarray(across.T)).T).astype(np.uint16)
 
 
 def along_first(pixels: Array, axis: Axis) -> Pixels:
     """(N, …) of 0 … SCALE to (axis.n_out, …)."""
-    flat = np.ascontiguousarray(pixels, dtype=np.uint32).reshape(len(pixels), -1)
-    return weighted(axis, flat).astype(np.uint16).reshape(axis.n_out, *pixels.shape[1:])
+    return weighted(axis, pixels.reshape(len(pixels), -1)).astype(np.uint16).reshape(axis.n_out, *pixels.shape[1:])
 
 
-def weighted(axis: Axis, pixels: Whole) -> Whole:
+def weighted(axis: Axis, pixels: Array, *, table: Whole | None = None) -> Whole:
     """(n_in, m) to (n_out, m), rounded to whole numbers. At most SCALE × ONE + ONE / 2 is summed, which 32 bits hold."""
-    summed: Whole = _weights(axis) @ pixels
-    summed += np.uint32(ONE // 2)
+    summed = np.full((axis.n_out, pixels.shape[1]), ONE // 2, dtype=np.uint32)
+    for band in _bands(axis, max(16, BAND // pixels.shape[1])):
+        some = pixels[band.first : band.last]
+        # Every place has an entry; "clip" only spares the check of it.
+        whole = np.ascontiguousarray(some, dtype=np.uint32) if table is None else table.take(some, mode="clip")
+        summed[band.onto] += band.weights @ whole
     summed >>= np.uint32(16)
     return summed
 
 
 def _is_copy(axis: Axis) -> bool:
     return axis.n_out == axis.n_in and axis.ratio == 1 and axis.start == 0
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Input rows `first` … `last` - 1, the output rows that they reach, and with what weights."""
+
+    first: int
+    last: int
+    onto: slice
+    weights: sparse.csr_matrix
+
+
+@functools.lru_cache(maxsize=64)
+def _bands(axis: Axis, n_rows: int) -> tuple[_Band, ...]:
+    every, found = _weights(axis).tocsc(), []
+    for first in range(0, axis.n_in, n_rows):
+        some = every[:, first : first + n_rows].tocsr()
+        reached = np.flatnonzero(np.diff(some.indptr))
+        if len(reached):
+            onto = slice(int(reached[0]), int(reached[-1]) + 1)
+            found.append(_Band(first, min(first + n_rows, axis.n_in), onto, some[onto]))
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=64)

@@ -86,12 +86,17 @@ def _slice(stored: Array, view: Frame, geometry: Geometry, hidden: Mask | None) 
             hidden = None if hidden is None else hidden[:, ::-1]
             region = region_of(levels, modality, shown, hidden, used)
     tally, (low, high) = _ends(levels, modality, shown, hidden, region, used)
-    out: Array = levels.spread(quantised(modality, shown, low, high, SCALE, least=0 if tally is None else 1))
-    if hidden is not None:
-        out[hidden] = 0
-    if region is not None and used.region == "breast":
-        out *= region.covers(out.shape)
-    pixels = laid_out(out, spacing or aspect_of(view), place, geometry)
+    table = quantised(modality, shown, low, high, SCALE, least=0 if tally is None else 1)
+    pixel = spacing or aspect_of(view)
+    blanked = region.covers(shape) if region is not None and used.region == "breast" else None
+    if hidden is None and blanked is None:
+        pixels = laid_out(levels.codes, pixel, place, geometry, table=levels.by_code(table))
+    else:
+        out = levels.spread(table)
+        for outside in (hidden, None if blanked is None else ~blanked):
+            if outside is not None:
+                out[outside] = 0
+        pixels = laid_out(out, pixel, place, geometry)
     return Slice(pixels, low, high, tally, view.number, place, shape, spacing)
 
 
