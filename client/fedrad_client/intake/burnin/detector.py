@@ -18,7 +18,7 @@ SIZES = (1, 2, 4, 8)  # by which the picture is made smaller
 _LEAST = 16  # pixels of a picture's sides
 _CONTRAST, _MOST = 20, 110  # gray levels: of ink, at least; of strokes where noise asks for more, at most
 _NOISE = 3.0  # standard deviations of the differences between neighbours
-MOST_HOT = 8_000_000  # pixels, at the size at which they are read: with strokes all over nothing is searched, all is held back
+MOST_HOT = 8_000_000  # pixels, at the size at which they are read: of more strokes nothing is searched, all is held back
 _AROUND = 24  # pixels beside what is hot, and half as many above and below
 _EIGHT = np.ones((3, 3), dtype=int)
 
@@ -33,7 +33,7 @@ def find_text(frame: Array) -> tuple[Box, ...]:
         return ()
     picture = np.nan_to_num(frame, nan=0.0, posinf=0.0, neginf=0.0) if frame.dtype.kind == "f" else frame
     low, high = _ends(picture)
-    rows, columns = _gray(picture[::STEP], low, high), _gray(np.ascontiguousarray(picture[:, ::STEP]), low, high)
+    rows, columns = _gray(picture[::STEP], low, high), _gray(picture[:, ::STEP], low, high)
     found: list[Box] = []
     for size in SIZES:
         threshold = _threshold(rows)

@@ -28,8 +28,9 @@ def hot_along_rows(rows: Bytes, threshold: int) -> npt.NDArray[np.bool_] | None:
     n = (rows.shape[1] - 3) // CELL
     if n < 1:
         return None
-    steps = _steps(rows[:, : n * CELL + 3].astype(np.int16), axis=1)
-    return _hot((_in_eights(steps > threshold), _in_eights(steps < -threshold)))
+    values = rows[:, : n * CELL + 3]
+    more = _raised(values, threshold)
+    return _hot((_in_eights(values[:, 2:] > more[:, :-2]), _in_eights(values[:, :-2] > more[:, 2:])))
 
 
 def hot_along_columns(columns: Bytes, threshold: int) -> npt.NDArray[np.bool_] | None:
@@ -37,13 +38,16 @@ def hot_along_columns(columns: Bytes, threshold: int) -> npt.NDArray[np.bool_] |
     n = (columns.shape[0] - 3) // CELL
     if n < 1:
         return None
-    steps = _steps(columns[: n * CELL + 3].astype(np.int16), axis=0)
-    return _hot((_in_rows(steps > threshold, n), _in_rows(steps < -threshold, n)))
+    values = columns[: n * CELL + 3]
+    more = _raised(values, threshold)
+    return _hot((_in_rows(values[2:] > more[:-2], n), _in_rows(values[:-2] > more[2:], n)))
 
 
-def _steps(values: npt.NDArray[np.int16], *, axis: int) -> npt.NDArray[np.int16]:
-    """Over two pixels: the edge of a drawn letter is seldom sharper."""
-    return values[:, 2:] - values[:, :-2] if axis else values[2:] - values[:-2]
+def _raised(values: Bytes, threshold: int) -> Bytes:
+    """What a pixel must be above to end a step from here, two pixels away: the edge of a drawn letter is seldom sharper."""
+    raised: Bytes = np.minimum(values, np.uint8(255 - threshold))
+    raised += np.uint8(threshold)
+    return raised
 
 
 def _in_eights(edges: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
