@@ -211,6 +211,21 @@ def test_a_rule_holds_for_the_device_and_another_picture_of_it_needs_no_person(w
     assert ward.ingest()["quarantined"] == {"burned-in": 1}
 
 
+def test_what_an_export_holds_back_waits_for_the_same_person(ward: Ward, tmp_path):
+    places = ("--out", tmp_path / "out", "--map", tmp_path / "map.jsonl", "--home", ward.home.path, "--json")
+    first = json.loads(ward.terminal.do("fedrad-site", "deid", ward.dicom, *places).out)
+    waiting = ward.waiting
+    assert (first["written"], first["set_aside"]["burned-in"]["files"], len(waiting)) == (6, 2, 2)
+    ward.review(waiting[0].id, "--mask")
+    ward.review(waiting[1].id, "--release")
+    then = json.loads(ward.terminal.do("fedrad-site", "deid", ward.dicom, *places).out)
+
+    assert (then["written"], then["unchanged"], then["set_aside"]) == (2, 6, {})
+    assert ward.waiting == []
+    assert ward.ingest()["images"] == 8
+    assert {one.patient for one in waiting} <= {record.patient for record in open_cohort(ward.home.cohort).records}
+
+
 def test_of_a_patient_who_withdraws_nothing_waits(ward: Ward):
     ward.ingest()
     withdraw_patients(ward.home.path, b"Canary-0\n")

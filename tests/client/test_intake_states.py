@@ -22,7 +22,7 @@ from fedrad_client.intake.deid.merges import seal
 from fedrad_client.intake.deid.rules import identified
 from fedrad_client.intake.pixels.image import Geometry
 from fedrad_client.intake.report import IngestReport
-from fedrad_client.intake.states import FILE, PIXELS, counts
+from fedrad_client.intake.states import FILE, PIXELS, RECIPES, counts
 from fedrad_common.errors import DiskError, FormatError
 from fedrad_common.profiles import profile
 
@@ -154,6 +154,18 @@ def test_another_recipe_reads_anew_and_the_first_one_stays_known(tmp_path, patie
     assert (other.n_known, back.n_known) == (0, 4)
     assert len(list((tmp_path / "cohort" / PIXELS).iterdir())) == 2
     assert back.generation == 3
+
+
+def test_what_no_recent_ingest_was_for_is_not_kept(tmp_path, patients, run_ingest):
+    patients(2)
+    for side in range(8, 8 + RECIPES):
+        run_ingest(geometry=Geometry(profile("xr"), side, side))
+    run_ingest(geometry=Geometry(profile("xr"), 8, 8))  # the oldest, wanted again
+    run_ingest(geometry=Geometry(profile("xr"), 30, 30))
+
+    assert len(list((tmp_path / "cohort" / PIXELS).iterdir())) == RECIPES
+    assert run_ingest(geometry=Geometry(profile("xr"), 8, 8)).n_known == 4
+    assert run_ingest(geometry=Geometry(profile("xr"), 9, 9)).n_known == 0
 
 
 def test_another_label_table_reads_nothing_again_but_what_had_no_label(tmp_path, patients, run_ingest):

@@ -1,9 +1,11 @@
 """Withdrawal keeps a patient out from the next order on; what was spent stays spent, and no name is written down (privacy.md, rule 13)."""
 
+import contextlib
 import hashlib
 import io
 import json
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from fedrad_client.answer import answer
 from fedrad_client.cli.cohort import register
 from fedrad_client.cohort import withdrawal
 from fedrad_client.cohort.dataset import load_dataset
+from fedrad_client.cohort.draft import LOCK
 from fedrad_client.cohort.store import current, open_cohort
 from fedrad_client.cohort.withdrawal import WITHDRAWN, Withdrawal, withdraw, withdrawn
 from fedrad_client.intake.deid.merging import merge_patients
@@ -28,6 +31,7 @@ from fedrad_client.work import run_inline
 from fedrad_common.chain import read
 from fedrad_common.cli import run_cli
 from fedrad_common.errors import BusyError, FedradError, FormatError, MisuseError
+from fedrad_common.files import exclusive_lock
 from fedrad_common.protocol import render_protocol
 from fedrad_common.records import Answer
 from fedrad_sim.one_site import asked
@@ -132,6 +136,36 @@ def test_a_later_ingest_sets_the_patients_files_aside(ask: Asking) -> None:
         {"code": "withdrawn", "entry": 4, "series": None}, {"code": "withdrawn", "entry": 12, "series": None}
     ]  # fmt: skip
     assert set(pictures(ask.home, 2).values()) == set(PEOPLE) - {PEOPLE[3], PEOPLE[11]}
+
+
+def test_what_an_ingest_had_read_of_the_patient_is_gone_at_once(ask: Asking) -> None:
+    gone = PEOPLE[3]
+    pseudonym = gone.pseudonym(PseudonymKeys.from_secret(ask.home.pseudonym_secret)).encode()
+    (kept,) = (ask.home.cohort / "read").iterdir()
+    image = next(image for image, person in pictures(ask.home).items() if person == gone)
+    assert image in kept.read_bytes()
+    assert pseudonym in rows(ask.home)
+    withdraw_patients(ask.home.path, names(gone))
+
+    assert image not in kept.read_bytes()
+    assert pseudonym not in rows(ask.home)
+    assert all(other in kept.read_bytes() for other, person in pictures(ask.home).items() if person != gone)
+
+
+def test_while_an_ingest_runs_its_rows_are_left_to_the_next_one(ask: Asking) -> None:
+    (kept,) = (ask.home.cohort / "read").iterdir()
+    before = kept.read_bytes()
+    with exclusive_lock(ask.home.cohort / LOCK, what="the cohort"):
+        withdraw_patients(ask.home.path, names(PEOPLE[3]))
+    assert kept.read_bytes() == before
+    take_in(ask.home)
+
+    assert kept.read_bytes() != before
+
+
+def rows(home: Home) -> bytes:
+    with contextlib.closing(sqlite3.connect(home.cohort / "states.sqlite")) as database:
+        return "\n".join(database.iterdump()).encode()
 
 
 def test_an_ingest_that_was_under_way_brings_nobody_back(ask: Asking, monkeypatch) -> None:

@@ -49,9 +49,8 @@ def deid(
     site = Home(home)
     workers = site.config.resources.workers
     with progress_bar("de-identifying", quiet=as_json) as advance:
-        report = deidentify(
-            folder, recipe_of(site, project=project), out=out, map_path=map_file, force=force, workers=workers, progress=advance
-        )
+        recipe = recipe_of(site, project=project)
+        report = deidentify(folder, recipe, out=out, map_path=map_file, force=force, review=site.path, workers=workers, progress=advance)
     emit(report.facts(), as_json=as_json, lines=report.lines())
 
 

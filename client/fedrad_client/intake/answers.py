@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from fedrad_client.cohort.store import Record
-from fedrad_client.intake.burnin.boxes import Box
+from fedrad_client.intake.burnin.suspicion import Suspicion
 from fedrad_client.intake.codes import CODES
 from fedrad_client.intake.pixels.image import Slice
 from fedrad_client.intake.pixels.levels import Tally
 from fedrad_client.intake.pixels.place import Place
-from fedrad_client.intake.process import Names, Outcome, Recipe, Suspicion, process
+from fedrad_client.intake.process import Names, Outcome, Recipe, process
 from fedrad_common.errors import FormatError
 
 Head = dict[str, Any]
@@ -47,7 +47,7 @@ def encode(outcome: Outcome) -> tuple[Head, bytes]:
         "suspicion": None,
     }
     if (found := outcome.suspicion) is not None:
-        head["suspicion"] = {"device": found.device, "shape": found.shape, "frame": found.frame, "boxes": found.boxes}
+        head["suspicion"] = found.head()
         return head, found.picture
     return head, b"".join(part for one in outcome.slices for part in _slice_body(one))
 
@@ -84,15 +84,10 @@ def decode(head: Head, body: bytes) -> Outcome:
             record=None if head["record"] is None else Record(**head["record"]),
             slices=tuple(_slices(head["slices"], b"" if head["suspicion"] else body)),
             names=Names(**head["names"]),
-            suspicion=_suspicion(head["suspicion"], body) if head["suspicion"] else None,
+            suspicion=Suspicion.read(head["suspicion"], body) if head["suspicion"] else None,
         )
     except (KeyError, TypeError, ValueError):
         raise FormatError("ingest: an answer of a reader process is damaged", hint="run the same command again") from None
-
-
-def _suspicion(head: Head, body: bytes) -> Suspicion:
-    height, width = map(int, head["shape"])
-    return Suspicion(str(head["device"]), (height, width), int(head["frame"]), tuple(Box(*map(int, box)) for box in head["boxes"]), body)
 
 
 def _slices(heads: list[Head], body: bytes) -> list[Slice]:

@@ -185,11 +185,7 @@ class _Filling:
             if outcome.content in self.waiting:
                 queue.remove(self.review, [outcome.content])
             return
-        (rows, columns), patient = found.shape, outcome.named or ""
-        waiting = queue.Waiting(
-            content=outcome.content, code=outcome.code, device=found.device, patient=patient, rows=rows, columns=columns,
-            frame=found.frame, boxes=found.boxes,
-        )  # fmt: skip
+        waiting = found.waiting(content=outcome.content, code=outcome.code, patient=outcome.named or "")
         queue.put(self.review, waiting, found.picture)
 
     def fates(self) -> Iterator[tuple[str, State, Code | None]]:

@@ -14,8 +14,8 @@ from fedrad_client.cohort.split import part_of
 from fedrad_client.cohort.store import Record
 from fedrad_client.intake.burnin.boxes import Box
 from fedrad_client.intake.burnin.gate import GATE_KEYWORDS, judge
-from fedrad_client.intake.burnin.picture import png_of
 from fedrad_client.intake.burnin.rules import DEVICE_KEYWORDS, BurnRules, device_of
+from fedrad_client.intake.burnin.suspicion import Suspicion
 from fedrad_client.intake.codes import Code, Quarantined
 from fedrad_client.intake.deid.keys import mac
 from fedrad_client.intake.deid.merges import Merges
@@ -54,17 +54,6 @@ class Names:
 
     def known(self, table: LabelTable | None) -> Known:
         return Known((), False, ()) if table is None else table.find(self.keys, issuer=self.issuer)
-
-
-@dataclass(frozen=True)
-class Suspicion:
-    """Why a picture waits for a person: shown to nobody else."""
-
-    device: str
-    shape: tuple[int, int]
-    frame: int  # from 0
-    boxes: tuple[Box, ...]
-    picture: bytes = field(repr=False)  # PNG
 
 
 @dataclass(frozen=True)
@@ -172,10 +161,7 @@ class _File:
         verdict = judge(ds, frames, self.recipe.burn, content=self.so_far.content, device=device)
         if verdict.code is None:
             return verdict.masks
-        if verdict.code != "rejected":
-            shown = frames[verdict.frame]
-            suspicion = Suspicion(device, (shown.shape[0], shown.shape[1]), verdict.frame, verdict.boxes, png_of(shown, verdict.boxes))
-            self.so_far = replace(self.so_far, suspicion=suspicion)
+        self.so_far = replace(self.so_far, suspicion=Suspicion.of(verdict, frames, device))
         raise Quarantined(verdict.code)
 
 

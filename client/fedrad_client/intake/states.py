@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedrad_client.cohort.draft import LOCK
 from fedrad_client.intake.burnin.gate import SEARCH
 from fedrad_client.intake.codes import Code
 from fedrad_client.intake.database import connect, disk_full, looking, make
@@ -23,10 +24,11 @@ from fedrad_client.intake.deid.keys import mac
 from fedrad_client.intake.deid.rules import RULES
 from fedrad_client.intake.process import Recipe, State
 from fedrad_common.canonical import canonical_json
-from fedrad_common.errors import DiskError
-from fedrad_common.files import disk_errors
+from fedrad_common.errors import BusyError, DiskError
+from fedrad_common.files import disk_errors, exclusive_lock
 
 FILE, PIXELS = "states.sqlite", "read"  # and a folder of pixels, one file a recipe
+RECIPES = 4  # of which something is kept
 # Looked at again each time: another label table, merge or machine may change their lot.
 AGAIN: frozenset[Code] = frozenset(
     ("unlabelled", "contradictory", "withdrawn", "two-parts", "internal", "too-slow", "burned-in", "needs-mask", "rejected")
@@ -131,21 +133,47 @@ class States:
             self.database.commit()
 
     def forget(self, patients: Collection[str]) -> None:
-        """Of patients who withdrew nothing is kept: neither the rows nor the pixels of any recipe."""
-        for patient in patients:
-            rows = self.database.execute("SELECT recipe, place, size FROM files WHERE patient = ? AND size > 0", (patient,)).fetchall()
-            for recipe, place, size in rows:
-                path = pixels_file(self.folder, recipe)
-                with contextlib.suppress(FileNotFoundError), path.open("r+b") as stream:
-                    stream.seek(place)
-                    stream.write(bytes(size))
-            with disk_full(FILE):
-                self.database.execute(
-                    "UPDATE files SET state = 'quarantined', code = 'withdrawn', element = NULL, patient = NULL, outcome = NULL, size = 0, "
-                    "digest = NULL WHERE patient = ?",
-                    (patient,),
-                )
-                self.database.commit()
+        _forget(self.database, self.folder, patients)
+
+
+def erase(directory: Path, patients: Collection[str]) -> None:
+    """Nothing of these patients stays among what ingests have read. While one runs, nothing happens: the next one does the same."""
+    if not (directory / FILE).exists():
+        return
+    with (
+        contextlib.suppress(BusyError),
+        exclusive_lock(directory / LOCK, what="the cohort"),
+        contextlib.closing(connect(directory / FILE)) as database,
+    ):
+        _forget(database, directory / PIXELS, patients)
+
+
+def _forget(database: sqlite3.Connection, folder: Path, patients: Collection[str]) -> None:
+    """Neither the rows nor the pixels of any recipe."""
+    for patient in patients:
+        rows = database.execute("SELECT recipe, place, size FROM files WHERE patient = ? AND size > 0", (patient,)).fetchall()
+        for recipe, place, size in rows:
+            path = pixels_file(folder, recipe)
+            with contextlib.suppress(FileNotFoundError), path.open("r+b") as stream:
+                stream.seek(place)
+                stream.write(bytes(size))
+        with disk_full(FILE):
+            database.execute(
+                "UPDATE files SET state = 'quarantined', code = 'withdrawn', element = NULL, patient = NULL, outcome = NULL, size = 0, "
+                "digest = NULL WHERE patient = ?",
+                (patient,),
+            )
+            database.commit()
+
+
+def _drop_old(database: sqlite3.Connection, folder: Path, recipe: bytes) -> None:
+    """What no recent ingest was for is read again when it is wanted again: nothing is kept for ever."""
+    newest = [found for (found,) in database.execute("SELECT recipe FROM files GROUP BY recipe ORDER BY max(ingest) DESC")]
+    for old in [found for found in newest if found != recipe][RECIPES - 1 :]:
+        pixels_file(folder, old).unlink(missing_ok=True)
+        with disk_full(FILE):
+            database.execute("DELETE FROM files WHERE recipe = ?", (old,))
+            database.commit()
 
 
 def pixels_file(folder: Path, recipe: bytes) -> Path:
@@ -169,6 +197,7 @@ def open_states(directory: Path, recipe: bytes) -> Iterator[States]:
                 if not last:  # without rows, nobody could say whose the pixels of other recipes are
                     _clear(folder, but=pixels_file(folder, recipe))
                 _match(database, pixels, recipe)
+                _drop_old(database, folder, recipe)
                 states = States(folder, database, recipe, pixels, last + 1)
                 try:
                     yield states

@@ -16,7 +16,7 @@ from fedrad_client.intake.deid.rules import PseudonymKeys, Subject, identified
 from fedrad_client.intake.ingest import ingest
 from fedrad_client.intake.pixels.image import Geometry
 from fedrad_client.intake.report import IngestReport, StatesReport
-from fedrad_client.intake.states import contents, counts
+from fedrad_client.intake.states import contents, counts, erase
 from fedrad_client.privacy.ledger import KIND, read_ledger
 from fedrad_client.site import AUDIT, LEDGER, Home
 from fedrad_common.chain import Chain, read
@@ -102,9 +102,11 @@ def withdraw_patients(home_path: Path, names: bytes) -> Withdrawal:
         merges = Merges.of(read_table(home.cohort), keys)
         done = withdraw(home.cohort, {merges.resolve(who, keys).pseudonym(keys) for who in people}, key=keys.id)
         audit.record(log, "withdraw", patients=done.given - done.already, listed=done.listed)
-    queue.forget(home.path, frozenset[str]().union(*(_names(who, merges, keys) for who in people)))
+    names_of = [_names(who, merges, keys) for who in people]
+    every = frozenset[str]().union(*names_of)
+    queue.forget(home.path, every)
+    erase(home.cohort, every)
     with contextlib.suppress(FedradError):  # a damaged ledger is no reason to keep a patient
-        names_of = [_names(who, merges, keys) for who in people]
         done = replace(done, uses=tuple(uses(names_of, directory=home.cohort, ledger=read(home.path / LEDGER, KIND), log=log.entries)))
     return done
 

@@ -18,13 +18,13 @@ SIZES = (1, 2, 4, 8)  # by which the picture is made smaller
 _LEAST = 16  # pixels of a picture's sides
 _CONTRAST, _MOST = 20, 110  # gray levels: of ink, at least; of strokes where noise asks for more, at most
 _NOISE = 3.0  # standard deviations of the differences between neighbours
-MOST_HOT = 8_000_000  # pixels, at the size at which they are read: of more strokes nothing is searched, all is held back
+MOST_HOT = 8_000_000  # pixels as they are read: where strokes are on more, nothing is searched and all is held back
 _AROUND = 24  # pixels beside what is hot, and half as many above and below
 _EIGHT = np.ones((3, 3), dtype=int)
 
 
 def find_text(frame: Array) -> tuple[Box, ...]:
-    """Boxes around lines of at least five glyphs (four of one flat ink), in pixels of the picture; the whole of it where there is too much to search.
+    """Boxes around lines of at least five glyphs, or four of one flat ink, in pixels; the whole picture where there is too much to search.
 
     Args:
         frame: (H, W) stored values; not finite ones count as 0.

@@ -10,8 +10,9 @@ from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from fedrad_client.intake.burnin.gate import GATE_KEYWORDS, judge
+from fedrad_client.intake.burnin.gate import GATE_KEYWORDS, Verdict, judge
 from fedrad_client.intake.burnin.rules import DEVICE_KEYWORDS, BurnRules, device_of
+from fedrad_client.intake.burnin.suspicion import Suspicion
 from fedrad_client.intake.codes import Code, Quarantined
 from fedrad_client.intake.deid.coded import REGIONS
 from fedrad_client.intake.deid.export_rules import ALL_RULES, EMPTY, EXPORT_KEYWORDS
@@ -54,6 +55,9 @@ class Exported:
     series: str | None = None  # pseudonymous UID
     place: str = ""  # PATIENT/STUDY/IMAGE.dcm, of pseudonyms
     content: bytes = field(default=b"", repr=False)
+    suspicion: Suspicion | None = None  # with "burned-in" and "needs-mask"
+    named: str = ""  # with it: pseudonym in the cohort, so that a withdrawal finds the picture
+    sha256: str = ""  # with it: of the file
 
 
 def export(path: Path, recipe: ExportRecipe) -> Exported:
@@ -74,8 +78,13 @@ def export(path: Path, recipe: ExportRecipe) -> Exported:
             series = fields.get("SeriesInstanceUID")
             check(ds, fields)
             allow_for_pixels(fields["Rows"] * fields["Columns"])
-            stored = _clean(ds, made, fields, recipe, content=sha256_hex(file))
-            _image(made, fields, stored)
+            stored = decode(ds)
+            content, device = sha256_hex(file), device_of(ds, recipe.cohort)
+            verdict = judge(ds, stored[None], recipe.burn, content=content, device=device)
+            if verdict.code is not None:
+                suspicion = Suspicion.of(verdict, stored[None], device)
+                return Exported(verdict.code, series, suspicion=suspicion, named=who.pseudonym(recipe.cohort), sha256=content)
+            _image(made, fields, _blanked(stored, made, fields, verdict))
             place = f"{made.PatientID}/{fields['StudyInstanceUID']}/{fields['SOPInstanceUID']}.dcm"
             return Exported(None, series, place, encoded(made))
     except Quarantined as outcome:
@@ -89,12 +98,8 @@ def export(path: Path, recipe: ExportRecipe) -> Exported:
 _WANTED = tuple(dict.fromkeys((*EXPORT_KEYWORDS, *GATE_KEYWORDS, *DEVICE_KEYWORDS)))
 
 
-def _clean(ds: Dataset, made: Dataset, fields: dict[str, Any], recipe: ExportRecipe, *, content: str) -> Array:
-    """(H, W) stored values, black where a person said so. Raises Quarantined where text was found that nobody has looked at."""
-    stored = decode(ds)
-    verdict = judge(ds, stored[None], recipe.burn, content=content, device=device_of(ds, recipe.cohort))
-    if verdict.code is not None:
-        raise Quarantined(verdict.code)
+def _blanked(stored: Array, made: Dataset, fields: dict[str, Any], verdict: Verdict) -> Array:
+    """(H, W) stored values, black where a person said so."""
     if (hidden := hidden_by(verdict.masks, stored.shape)) is None:
         return stored
     write_methods(made, fields, blanked=True)

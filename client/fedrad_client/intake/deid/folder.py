@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrad_client.cohort.merged import read_table
 from fedrad_client.cohort.withdrawal import tombstones
+from fedrad_client.intake.burnin import queue
 from fedrad_client.intake.burnin.rules import read_rules
 from fedrad_client.intake.codes import CODES, Code
 from fedrad_client.intake.deid.exported import Exported, ExportRecipe
@@ -65,12 +66,16 @@ def deidentify(
     out: Path,
     map_path: Path,
     force: bool = False,
+    review: Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Report:
     """Write one DICOM file below `out` for each usable one below `source`, which is not changed. The same again changes nothing.
 
     Files of an earlier run, named in the map with the same bytes, are not read again.
+
+    Args:
+        review: the site's home, where pictures with text wait for a person; None: nowhere.
 
     Raises:
         MisuseError: a folder or the map that cannot be, or a file where an image should go, and no `force`.
@@ -92,6 +97,9 @@ def deidentify(
             number = numbers.setdefault(done.series, len(numbers) + 1) if done.series else None
             row = _row(done, _name(path, source), digest(path), out, taken, force=force)
             known.add(row)
+            if review is not None and done.suspicion is not None and done.code is not None:
+                waiting = done.suspicion.waiting(content=done.sha256, code=done.code, patient=done.named)
+                queue.put(review, waiting, done.suspicion.picture)
             _count(report, row, number)
             if progress:
                 progress(report.unchanged + place, len(files))

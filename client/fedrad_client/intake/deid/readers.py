@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrad_client.intake.burnin.suspicion import Suspicion
 from fedrad_client.intake.deid.exported import Exported, ExportRecipe, export
 from fedrad_client.intake.reading.desk import Answer, read_all
 
@@ -17,7 +18,10 @@ class Exporting:
 
     def __call__(self, path: Path) -> tuple[dict[str, Any], bytes]:
         done = export(path, self.recipe)
-        return {"code": done.code, "series": done.series, "place": done.place}, done.content
+        head = {"code": done.code, "series": done.series, "place": done.place, "named": done.named, "sha256": done.sha256}
+        if done.suspicion is None:
+            return {**head, "suspicion": None}, done.content
+        return {**head, "suspicion": done.suspicion.head()}, done.suspicion.picture
 
 
 def exported(paths: Iterable[Path], recipe: ExportRecipe, *, workers: int = 1) -> Iterator[Exported]:
@@ -26,4 +30,8 @@ def exported(paths: Iterable[Path], recipe: ExportRecipe, *, workers: int = 1) -
 
 
 def _outcome(answer: Answer) -> Exported:
-    return Exported(answer.code) if answer.code else Exported(**answer.head, content=answer.body)
+    if answer.code:
+        return Exported(answer.code)
+    if (found := answer.head.get("suspicion")) is None:
+        return Exported(**answer.head, content=answer.body)
+    return Exported(**{**answer.head, "suspicion": Suspicion.read(found, answer.body)})
