@@ -114,20 +114,25 @@ def delivered(clean: list[Clean], folder: Path) -> dict[str, str]:
 
 
 def at_random(clean: list[Clean], n_texts: int, seed: int) -> dict[str, str]:
-    """Missed by size: small, thin and faint ones, half hidden by what lies behind them, are among them."""
+    """Missed by length, size and ink: small, thin and faint ones, half hidden by what lies behind them, are among them."""
     rng = np.random.default_rng(seed)
     grounds = [one.picture for one in clean if one.name in MODALITIES and min(one.picture.shape) >= 200]
     tried, missed = Counter[str](), Counter[str]()
     for _ in range(n_texts if grounds else 0):
-        letters = "".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWZabcdehiklmnorstu0123456789")) for _ in range(int(rng.integers(8, 18))))
+        letters = "".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWZabcdehiklmnorstu0123456789")) for _ in range(int(rng.integers(4, 18))))
         height = int(rng.choice((9, 11, 14, 18, 24, 36, 48)))
         ink, font = rng.choice(("white", "black", "bright", "faint", "outlined", "boxed")), rng.choice(("drawn", "pixel"))
         place = (float(rng.uniform()), float(rng.uniform()))
         bitmap = Bitmap(letters, height, ink, int(rng.choice((0, 0, 1, 3))), place, font)
         picture = grounds[int(rng.integers(len(grounds)))]
-        for name in (f"{'9 and 11' if height < 12 else '14 and more'} pixels high", f"{ink} ink"):
+        found = bool(find_text(burned_in(picture, bitmap)))
+        length = next(words for least, words in ((8, "8 to 17"), (6, "6 and 7"), (5, "5"), (4, "4")) if len(letters) >= least)
+        names = [f"{length} letters"]
+        if len(letters) >= 8:
+            names += [f"8 to 17 letters, {'9 and 11' if height < 12 else '14 and more'} pixels high", f"8 to 17 letters, {ink} ink"]
+        for name in names:
             tried[name] += 1
-            missed[name] += not find_text(burned_in(picture, bitmap))
+            missed[name] += not found
     return {f"random texts missed, {name}": f"{missed[name]} of {tried[name]}" for name in sorted(tried)}
 
 

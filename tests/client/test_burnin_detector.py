@@ -86,6 +86,24 @@ def test_without_the_search_for_turned_text_it_would_get_through(monkeypatch):
     assert find_text(turned) == ()
 
 
+def test_ink_of_one_value_is_found_on_tissue_as_bright_as_it(monkeypatch):
+    """The positive control: by relief alone, a texture of the same brightness hides it."""
+    waves = ndimage.gaussian_filter(np.random.default_rng(3).normal(0, 1, (256, 256)), 2.0)
+    folia = (1500 + 1000 * np.clip(waves / waves.std(), -1.5, 2.5)).astype(np.uint16)
+    burned = burned_in(folia, Bitmap("Acc A0012345", 22, place=(0.5, 0.2), font="pixel"))
+    assert find_text(folia) == ()
+    assert find_text(burned)
+    monkeypatch.setattr(detector, "flat_inks", lambda _: ())
+
+    assert find_text(burned) == ()
+
+
+@pytest.mark.parametrize("side", [40, 64, 128])
+def test_noise_is_no_text(side: int):
+    for seed in range(20):
+        assert find_text(np.random.default_rng(seed).integers(0, 4096, (side, side)).astype(np.uint16)) == ()
+
+
 def test_a_picture_that_is_strokes_all_over_is_held_back_and_not_searched_for_ever(monkeypatch):
     stripes = np.tile(np.repeat([0, 4095], 4).astype(np.uint16), (1200, 150))
     monkeypatch.setattr(detector, "MOST_HOT", 1_000_000)

@@ -17,8 +17,8 @@ from fedrad_client.intake.burnin.boxes import Box, merged
 from fedrad_client.intake.burnin.rules import BurnRules, DeviceRule, FileVerdict, read_rules, write_rules
 from fedrad_client.intake.codes import Code
 from fedrad_client.intake.deid.exported import ExportRecipe, export
-from fedrad_client.intake.ingest import Recipe, process
 from fedrad_client.intake.pixels.image import Geometry
+from fedrad_client.intake.process import Recipe, process
 from fedrad_client.intake.verb import withdraw_patients
 from fedrad_client.site import AUDIT, Home
 from fedrad_common.canonical import sha256_hex

@@ -174,7 +174,7 @@ def test_nothing_of_a_patient_gets_out_of_what_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr("fedrad_client.intake.process.slices_of", explode)
-        patch.setattr("fedrad_client.intake.ingest.read_all", read_here)  # a reader process would not know of it
+        patch.setattr("fedrad_client.intake.filling.read_all", read_here)  # a reader process would not know of it
         patch.setattr("fedrad_client.intake.ingest.recipe_id", lambda _: bytes(16))  # nor would what was read before
         hospital.ingest(code=2)  # every file is set aside as `internal`
     with monkeypatch.context() as patch:
