@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import types
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -198,3 +199,14 @@ def test_the_deployment_page_lists_every_check_of_doctor_in_its_own_words() -> N
     text = (ROOT / "docs" / "deployment.md").read_text()
 
     assert [check.name for check in CHECKS if f"| {check.name} | {check.looks_at} |" not in text] == []
+
+
+def test_what_the_page_says_to_copy_comes_with_the_program() -> None:
+    """A hospital without network has the wheels alone, no clone of this repository."""
+    shared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    named = set(re.findall(r"/opt/fedrad/(share/\S+)", (ROOT / "docs" / "deployment.md").read_text().replace("`", " ")))
+
+    assert {f"share/fedrad/systemd/{unit.name}" for unit in (SITE, COORDINATOR)} <= named
+    for name in named:
+        assert any(to == name or to.startswith(f"{name}/") for to in shared.values()), name
+    assert all((ROOT / source).exists() for source in shared)

@@ -4,6 +4,7 @@ The simulation and every deployment run this very function. Nothing leaves a sit
 vector, or one code of a closed list (privacy.md, rules 9 and 10).
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Literal
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedrad_client import audit
 from fedrad_client.evidence import check_evidence
-from fedrad_client.policy import check_order, refuse
+from fedrad_client.policy import REASONS, check_order, refuse
 from fedrad_client.privacy.ledger import covers
 from fedrad_client.privacy.plan import Plan
 from fedrad_client.site import Site
@@ -26,6 +27,7 @@ from fedrad_common.packing import BYTES, Vector, holds, rounded, vector_hash
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_common.records import Answer, Asked, Envelope, Order, Privacy, Signed, dtype_of, sign
 
+log = logging.getLogger(__name__)
 Entropy = Callable[[int], bytes]
 
 
@@ -255,7 +257,8 @@ def leave(site: Site, order: Order, given: Answer, *, event: Literal["release", 
 
 
 def refused(site: Site, order: Order | None, *, code: RefusalCode, reason: str) -> Answer:
-    """Say no with a code. The reason stays in the audit log; a full disk must not turn a refusal into silence."""
+    """Say no with a code. The reason stays in the audit log and the node's; a full disk must not turn a refusal into silence."""
+    log.info("refused: %s", REASONS[reason][1])
     try:
         known: dict[str, str | int] = {} if order is None else {"run": order.run, "round": order.round, "question": order.question}
         audit.refusals.record(site.audit, code=code, reason=reason, **known)

@@ -51,6 +51,20 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }
 
+# What the hospital's own people can do about it, where there is something.
+REMEDIES: dict[str, str] = {
+    "paused": "fedrad-site resume",
+    "not-approved": "look at the protocol with fedrad-site preview, and fedrad-site approve it if you agree",
+    "run-not-named": "fedrad-site approve PROTOCOL --run NAME",
+    "no-run-left": "fedrad-site approve PROTOCOL once more, if you agree to another run",
+    "tightened": "widen site.toml, or tell the coordinator that you do not take part",
+    "budget": "fedrad-site ledger shows what is left; what is spent stays spent",
+    "disk": "free space",
+    "contradicted": "fedrad-site ledger verify; docs/deployment.md, when the ledger is lost",
+    "withdrawals-lost": "restore cohort/withdrawn.jsonl from the backup",
+    "unconfined": "fedrad-site doctor names what forbids it",
+}
+
 
 def refuse(reason: str) -> NoReturn:
     code, sentence = REASONS[reason]

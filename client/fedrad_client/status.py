@@ -6,6 +6,7 @@ from typing import Any
 from fedrad_client import audit
 from fedrad_client.node.contact import GONE, last_contact, node_runs
 from fedrad_client.node.troubles import trouble
+from fedrad_client.policy import REASONS, REMEDIES
 from fedrad_client.site import AUDIT, Home
 from fedrad_common.chain import Entry, read
 from fedrad_common.errors import MisuseError
@@ -17,22 +18,38 @@ def facts(home: Home, *, now: float | None = None) -> dict[str, Any]:
     """What `fedrad-site status` shows; ages in seconds before `now`, which is the clock's by default."""
     config = home.config
     running = node_runs(home.path)
+    contact = _contact(home, running=running, now=time.time() if now is None else now)
     entries = read(home.path / AUDIT, audit.KIND)
     released = [entry for entry in entries if entry.type == "release"]
     refused = [entry for entry in entries if entry.type in ("refuse", "evidence-contradiction")]
     return {
         "site": config.site.name,
-        "state": "left" if home.left else "paused" if home.paused else "answering" if running else "not running",
+        "state": _state(home, running=running, healthy=contact["healthy"]),
         "running": running,
-        **_contact(home, running=running, now=time.time() if now is None else now),
+        **contact,
         "cohort": _cohort(home),
         "approved": [name[:16] for name in home.approvals],
         "answers": len(released),
         "bytes_left": sum(entry.body["bytes"] for entry in released),
         "refused": sum(1 + entry.body.get("repeated", 0) for entry in refused),
         "last_answer": released[-1].at if released else "never",
+        "last_refusal": _refusal(refused[-1]) if refused else "never",
         "manifests": _manifests(released),
     }
+
+
+def _state(home: Home, *, running: bool, healthy: bool) -> str:
+    if home.left or home.paused:
+        return "left" if home.left else "paused"
+    return ("answering" if healthy else "waiting for the coordinator") if running else "not running"
+
+
+def _refusal(entry: Entry) -> str:
+    """When, which run, and the sentence that stayed here: only its code left."""
+    reason = entry.body["reason"]
+    remedy = f"; {REMEDIES[reason]}" if reason in REMEDIES else ""
+    run = f" {entry.body['run']} round {entry.body['round']}:" if "run" in entry.body else ""
+    return f"{entry.at}{run} {REASONS[reason][1]}{remedy}"
 
 
 def lines(value: dict[str, Any]) -> list[str]:

@@ -112,6 +112,14 @@ def check_target(path: Path, *, option: str, force: bool) -> None:
         raise MisuseError(f"{where}: its folder cannot be written to", hint=f"name one in a folder of yours with {option}")
 
 
+def check_account(folder: Path) -> None:
+    """Raises MisuseError: this is another account than the folder's, which could not read what it writes, were it root."""
+    owner = folder.stat().st_uid
+    if os.geteuid() != owner:
+        hint = f"run this as that account: sudo -u '#{owner}' and the same command"
+        raise MisuseError(f"{folder.name}: belongs to another account than this one", hint=hint)
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Name the disk's trouble with `path`; any other OSError is a bug and shows its traceback.

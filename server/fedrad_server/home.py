@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -11,7 +10,7 @@ from fedrad_common.canonical import Sha256
 from fedrad_common.chain import utc_now
 from fedrad_common.config import Section, parse_json
 from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import fsync_directory, write_atomic, write_json
+from fedrad_common.files import check_account, fsync_directory, write_atomic, write_json
 from fedrad_common.identity import NodePublicKey, PublicKey, SigningKey
 from fedrad_common.records import SiteName
 from fedrad_server.audit import record
@@ -139,14 +138,6 @@ class Home:
         gone = {member.node_key.id for member in former.sites.values()} - {member.node_key.id for member in members.values()}
         roster = Roster(sites=members, retired=tuple(sorted({*former.retired, *gone})))
         write_json(self.directory / _ROSTER, roster.model_dump(mode="json"))
-
-
-def check_account(folder: Path) -> None:
-    """What another account writes here, were it root, the coordinator could no longer read. Raises MisuseError when this is another one."""
-    owner = folder.stat().st_uid
-    if os.geteuid() != owner:
-        hint = f"run this as that account: sudo -u '#{owner}' and the same command"
-        raise MisuseError(f"{folder}: belongs to another account than this one", hint=hint)
 
 
 def _format(content: bytes) -> object:

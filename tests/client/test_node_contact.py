@@ -125,7 +125,7 @@ def test_status_of_a_node_whose_round_trip_is_long_ago_is_not_healthy(home, cont
     with exclusive_lock(home / "node" / "lock", what="node"):
         value, text = shown(home, 1042.0)
 
-    assert (value["healthy"], value["round_trip"]) == (False, 42.0)
+    assert (value["state"], value["healthy"], value["round_trip"]) == ("waiting for the coordinator", False, 42.0)
     assert "healthy" not in text
     assert "last round trip 42 s ago" in text
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrad_client.cli.options import HERE, HomeOption, JsonOption
+from fedrad_client.cli.options import HERE, AnyHomeOption, JsonOption
 from fedrad_common.cli import emit
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("firewall-sheet")(firewall_sheet)
 
 
-def doctor(home: HomeOption = HERE, server: ServerOption = None, as_json: JsonOption = False) -> None:
+def doctor(home: AnyHomeOption = HERE, server: ServerOption = None, as_json: JsonOption = False) -> None:
     """Check this machine, this site and the way to the coordinator; each fault comes with its remedy. Changes nothing.
 
     Exit codes: 0 nothing failed (there may be warnings) · 1 a check failed · 2 there is no such folder.
@@ -48,7 +48,7 @@ def doctor(home: HomeOption = HERE, server: ServerOption = None, as_json: JsonOp
 
 
 def support_bundle(
-    home: HomeOption = HERE,
+    home: AnyHomeOption = HERE,
     out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("fedrad-support.zip"),
     show: Annotated[bool, typer.Option("--show", help="Print all that would be in it, and write nothing.")] = False,
     force: ForceOption = False,
@@ -77,7 +77,7 @@ def support_bundle(
 
 
 def firewall_sheet(
-    home: HomeOption = HERE,
+    home: AnyHomeOption = HERE,
     html: Annotated[Path | None, typer.Option(help="Write it as a page for printing to this file.")] = None,
     server: ServerOption = None,
     force: ForceOption = False,

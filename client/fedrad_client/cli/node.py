@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedrad_client.cli.options import HERE, HomeOption, JsonOption
+from fedrad_client.cli.options import HERE, AnyHomeOption, HomeOption, JsonOption
 from fedrad_common.cli import emit
 
 
@@ -44,8 +44,8 @@ def start(
     run_node(home, server)
 
 
-def status(home: HomeOption = HERE, as_json: JsonOption = False) -> None:
-    """Show the site at a glance: paused, answering or not running; when the coordinator last answered; cohort, approvals, answers.
+def status(home: AnyHomeOption = HERE, as_json: JsonOption = False) -> None:
+    """Show the site at a glance: does it answer, its contact with the coordinator, cohort, approvals, answers, the last refusal.
 
     "Healthy" is a round trip with the coordinator in the last 9 seconds.
 

@@ -52,8 +52,8 @@ def report(
     Example: fedrad-coordinator report coordinator/runs/pneumonia --out report.html
     """
     from fedrad_common.errors import MisuseError
+    from fedrad_common.files import check_account
     from fedrad_server.history import read_run
-    from fedrad_server.home import check_account
     from fedrad_server.report import write_report
 
     read_run(run, files=False)  # before anything is made in a folder that may be no run
