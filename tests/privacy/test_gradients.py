@@ -8,7 +8,7 @@ from fakes.steps import SIDE, one_thread  # noqa: F401 - a fixture
 from torch import nn
 from torch.nn import functional
 
-from fedrad_client.privacy.gradients import recording
+from fedrad_client.privacy.gradients.recording import recording
 from fedrad_common.errors import ConfigError
 from fedrad_common.models import build
 from fedrad_common.protocol import Model

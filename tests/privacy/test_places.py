@@ -6,8 +6,9 @@ from fakes.steps import protocol
 from torch import Tensor, nn
 
 from fedrad_client.privacy.batches import images_at_a_time, in_whole_vectors
+from fedrad_client.privacy.gradients.parts import Parts
 from fedrad_client.privacy.noise import AesNoise
-from fedrad_client.privacy.optimizer import PatientOptimizer
+from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
 from fedrad_client.privacy.trainable import check_places
 from fedrad_common import models
 from fedrad_common.errors import ConfigError
@@ -56,14 +57,17 @@ def test_a_patients_norm_does_not_depend_on_how_many_share_the_micro_batch(n: in
         torch.optim.SGD(module.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=1.0, expected_batch=1.0
     )
     parameters = list(module)
-    sums = []
+    sums, norms = [], []
     for count in (1, n):
         for parameter in parameters:
             parameter.summed_grad = None
-        optimizer.accumulate({parameter: each[:count] for parameter, each in zip(parameters, rows, strict=True)})
+        parts = Parts.of_rows({parameter: each[:count] for parameter, each in zip(parameters, rows, strict=True)})
+        norms.append(parts.squares())
+        optimizer.accumulate(parts)
         sums.append(torch.cat([parameter.summed_grad.flatten() for parameter in parameters]))
 
-    assert torch.equal(sums[1], n * sums[0])
+    assert torch.equal(norms[1], norms[0].expand(n))
+    assert float((sums[1] - n * sums[0]).norm()) <= 16 * 2.0**-24 * n / GRID  # in steps
 
 
 @pytest.mark.parametrize("views", [1, 2, 3, 5, 8, 16, 48])

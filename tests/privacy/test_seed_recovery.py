@@ -14,6 +14,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedrad_client import answer, app
+from fedrad_client.privacy.gradients.parts import Parts
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
 
@@ -46,7 +47,7 @@ def released(optimizer_of: type[DPOptimizer], **settings: object) -> tuple[Tenso
     row *= 0.9 * CLIP / row.norm()  # is not clipped any more
     model.weight.grad_sample = row
     if isinstance(optimizer, PatientOptimizer):
-        optimizer.accumulate({model.weight: row})
+        optimizer.accumulate(Parts.of_rows({model.weight: row}))
     optimizer.pre_step()
     return model.weight.grad.flatten(), row.flatten()
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from fakes.patients import Asking, network_protocol, patients, write_patients
 from torch import Tensor
 
 from fedrad_client.app import handle
+from fedrad_client.privacy.gradients.parts import Parts
 from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_client.site import open_site
 from fedrad_client.work import run_inline
@@ -46,10 +46,9 @@ class Measured:
             self.tell(losses.detach())
             return losses
 
-        def accumulate(optimizer: PatientOptimizer, gradients: dict[Tensor, Tensor]) -> None:
-            squares = [rows.flatten(1).double().square().sum(1) for rows in gradients.values()]
-            self.norms += torch.stack(squares).sum(0).sqrt().tolist()
-            real_accumulate(optimizer, gradients)
+        def accumulate(optimizer: PatientOptimizer, parts: Parts) -> None:
+            self.norms += [norm for norm in parts.squares().sqrt().tolist() if norm > 0]  # without the blank images'
+            real_accumulate(optimizer, parts)
 
         monkeypatch.setattr(classification, "loss", loss)
         monkeypatch.setattr(PatientOptimizer, "accumulate", accumulate)

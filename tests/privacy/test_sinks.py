@@ -147,6 +147,7 @@ TERMINAL = {"intake/verb", *(f"cli/{path.stem}" for path in (CLIENT / "cli").glo
 # room, level, words, and what stands in them: classes of errors, and codes of closed lists. No number.
 LOGGED = {
     ("work/worker", "warning", "the work is not wholly confined on this machine, open to it: %s", ("held.open_to",)),
+    ("answer", "info", "refused: %s", ("REASONS[reason][1]",)),  # one sentence of a closed table, by the code that leaves
     ("app", "error", "answered with code %s (%s)", ("said.answer.refusal", "said.failure.__name__")),
     ("node/executor", "info", "connecting", ()),
     ("node/executor", "info", "online", ()),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy.gradients import full_precision, recording
+from fedrad_client.privacy.gradients.precision import full_precision
+from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.models import build

@@ -11,6 +11,7 @@ Guarantees (privacy.md; tests under tests/privacy hold each of them):
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
@@ -19,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy.batches import Batch, Draw, Source, draw_images, images_at_a_time, in_parts
-from fedrad_client.privacy.gradients import Gradients, full_precision, recording
+from fedrad_client.privacy.batches import Batch, Draw, Source, Work, draw_images, images_at_a_time, in_parts
+from fedrad_client.privacy.gradients.parts import Parts
+from fedrad_client.privacy.gradients.precision import full_precision
+from fedrad_client.privacy.gradients.recording import Recording, recording
 from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.augmentation import check
@@ -109,20 +112,29 @@ def _private_optimizer(
 def _private_step(optimizer: PatientOptimizer, model: nn.Module, losses: Losses, source: Source, draw: Draw, size: int) -> int:
     """Returns how many images fitted into memory."""
     with recording(model) as kept:
-
-        def work(batches: Iterator[Batch]) -> None:
-            total: Gradients = {}
-            with kept.forgetting():
-                for batch in batches:
-                    each = kept.per_patient(losses(batch), owner=batch.owner, views=batch.views)
-                    for parameter, rows in each.items():
-                        rows = rows[: batch.n_patients]  # without the blank ones: by selection
-                        total[parameter] = total[parameter] + rows if parameter in total else rows
-            optimizer.accumulate(total)
-
-        size = in_parts(source, draw, work, at_most=size, filled=True)
+        size = in_parts(source, draw, adding(optimizer, kept, losses), at_most=size, filled=True)
     optimizer.pre_step()
     return size
+
+
+def adding(optimizer: PatientOptimizer, kept: Recording, losses: Losses) -> Work:
+    """Work that clips whole patients and adds them to the step's sums."""
+
+    def work(batches: Iterator[Batch]) -> None:
+        with kept.forgetting():
+            first, more = next(batches), next(batches, None)
+            if more is None:
+                optimizer.accumulate(kept.parts(losses(first), owner=first.owner, views=first.views))
+                return
+            # One patient with more images than fit at a time, whose gradients are formed to be added up before the clip.
+            total: dict[Tensor, Tensor] = {}
+            for batch in itertools.chain((first, more), batches):
+                for parameter, rows in kept.per_patient(losses(batch), owner=batch.owner, views=batch.views).items():
+                    rows = rows[: batch.n_patients]  # without the blank ones: by selection
+                    total[parameter] = total[parameter] + rows if parameter in total else rows
+        optimizer.accumulate(Parts.of_rows(total))
+
+    return work
 
 
 def _plain_step(model: nn.Module, losses: Losses, source: Source, draw: Draw, size: int) -> int:

@@ -27,7 +27,9 @@ ENTRY_POINTS = "fedrad.models"
 
 # name -> "module:class"; loaded when built, so that listing names never imports torch
 MODELS: dict[str, str] = {
+    "densenet121": "fedrad_common.models.densenet:DenseNet121",
     "resnet": "fedrad_common.models.resnet:ResNet",
+    "resnet18": "fedrad_common.models.resnet18:ResNet18",
     "scatter-resnet": "fedrad_common.models.scattering:ScatterResNet",
 }
 

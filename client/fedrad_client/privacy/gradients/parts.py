@@ -1,0 +1,218 @@
+"""What one weight tensor has of every patient's gradient: its squared norms, and the sum over patients under a factor each.
+
+Two forms. `Rows` has the gradients themselves: the norm is of the very numbers that are added. `Products` never forms them: a layer's
+gradient of one patient is a product of two thin matrices, so its norm follows from two small Gram matrices, and the weighted sum over
+patients is one product of all of them (Bu et al., "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). Both
+products are made in float64: in float32 the norm, and worse the sum, would hold only as long as a patient's terms do not cancel, and
+weights of an adversary make them cancel.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_BLOCK = 4096  # numbers whose squares are added in float32: 256 for each of 16 lanes, so that a norm errs by 2e-5 of itself at most
+_TOGETHER = 16  # patients who are added in float32: their sum errs by 16 × 2⁻²⁴ of their bounds' sum at most
+_LARGEST = 1e15  # of a block's norm in float32, whose square leaves its range further up
+_FACTORS = (1e-30, 1e30)  # that float32 holds with all of its digits
+_CANCELLED = 1e-6  # of a Gram norm's square: below it float64 has too few digits left, and the gradient itself is formed
+_LOST = 1e-12  # below it also the sum: then the very numbers of the norm are added
+
+
+class Part(Protocol):
+    """Of one weight tensor."""
+
+    def squares(self) -> Tensor:
+        """(n_patients,) float64; infinite or NaN where a gradient is."""
+        ...
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        """Args: factors: (n_patients,) float64; 0 for whom nothing is added, whatever its gradient. Returns: (d,) float64."""
+        ...
+
+    def rows(self) -> Tensor:
+        """(n_patients, *shape)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every patient's gradient, (n_patients, *shape)."""
+
+    gradients: Tensor
+
+    def squares(self) -> Tensor:
+        return squared_norms(self.gradients.flatten(1))
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        flat = self.gradients.flatten(1)
+        added = torch.zeros(flat.shape[1], dtype=torch.float64, device=flat.device)
+        for start in range(0, len(flat), _TOGETHER):
+            some, share = flat[start : start + _TOGETHER], factors[start : start + _TOGETHER]
+            counted = share != 0
+            if not bool(counted.all()):  # by selection: 0 × NaN is NaN
+                some, share = some[counted], share[counted]
+            if len(share):
+                added += _sum_under(share, some)
+        return added
+
+    def rows(self) -> Tensor:
+        return self.gradients
+
+
+@dataclass(frozen=True)
+class Products:
+    """Gradients left @ rightᵀ, added over a patient's maps."""
+
+    left: Tensor  # (n_maps, d, T) at the layer's output
+    right: Tensor  # (n_maps, p, T) at its input, unfolded
+    owner: Tensor  # (n_maps,) ascending from 0 without gaps: whose
+    shape: torch.Size  # of the weights: d × p numbers
+
+    apart: dict[int, Tensor] = field(default_factory=dict)  # (d × p,) float64, of patients whose terms cancel nearly altogether
+
+    @functools.cached_property
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        return self.left.double(), self.right.double()
+
+    def squares(self) -> Tensor:
+        left, right = self._wide
+        counts = torch.bincount(self.owner)
+        squares = torch.zeros(len(counts), dtype=torch.float64, device=left.device)
+        for count in sorted(set(counts.tolist())):
+            patients = (counts == count).nonzero()[:, 0]
+            maps = (torch.searchsorted(self.owner, patients)[:, None] + torch.arange(count, device=left.device)).flatten()
+            grams = [_gram(part if len(maps) == len(part) else part[maps], count) for part in (left, right)]
+            traces = [gram.diagonal(dim1=1, dim2=2).sum(1) for gram in grams]
+            squares[patients] = self._looked_at(patients, (grams[0] * grams[1]).sum((1, 2)), traces[0] * traces[1])
+        return squares
+
+    def _looked_at(self, patients: Tensor, squares: Tensor, terms: Tensor) -> Tensor:
+        """Squares, of which those that cancellation has left too few digits are made from the gradient itself."""
+        for place in (squares < _CANCELLED * terms).nonzero()[:, 0].tolist():
+            patient = int(patients[place])
+            row = self._row(patient)
+            squares[place] = row.square().sum()
+            if float(squares[place]) < _LOST * float(terms[place]):
+                self.apart[patient] = row
+        return squares
+
+    def _row(self, patient: int) -> Tensor:
+        """(d × p,) float64."""
+        left, right = (part[self.owner == patient].transpose(0, 1).flatten(1) for part in self._wide)
+        return (left @ right.T).flatten()
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        left, right = self._wide
+        shared = factors.clone()
+        for patient in self.apart:
+            shared[patient] = 0
+        counted = (shared != 0)[self.owner]
+        if not bool(counted.all()):
+            left, right = left[counted], right[counted]
+        scaled = left * shared[self.owner[counted]][:, None, None]
+        added = (scaled.transpose(0, 1).flatten(1) @ right.transpose(1, 2).flatten(0, 1)).flatten()
+        for patient, row in self.apart.items():
+            if float(factors[patient]) != 0:
+                added += factors[patient] * row
+        return added
+
+    def rows(self) -> Tensor:
+        each = torch.bmm(self.left, self.right.transpose(1, 2)).reshape(-1, *self.shape)
+        return sum_by_owner(each, self.owner)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that one pass has of its patients' gradients."""
+
+    by_weight: dict[Tensor, Part]  # by parameter, which is told by its identity
+    n_patients: int
+    spoilt: Tensor | None = None  # (n_patients,) whose gradient is not finite
+
+    @staticmethod
+    def of_rows(gradients: dict[Tensor, Tensor]) -> Parts:
+        """(n_patients, *shape) by parameter."""
+        n_patients = len(next(iter(gradients.values()))) if gradients else 0
+        return Parts({parameter: Rows(rows) for parameter, rows in gradients.items()}, n_patients)
+
+    def squares(self) -> Tensor:
+        """(n_patients,) float64; NaN or infinite where a gradient is not finite."""
+        parts = [part.squares() for part in self.by_weight.values()]
+        total = torch.stack(parts).sum(0) if parts else torch.zeros(self.n_patients, dtype=torch.float64)
+        return total if self.spoilt is None else total.masked_fill(self.spoilt, torch.nan)
+
+    def weighted(self, factors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for parameter, part in self.by_weight.items():
+            yield parameter, part.weighted(factors)
+
+    def rows(self) -> dict[Tensor, Tensor]:
+        """(n_patients, *shape) by parameter; all NaN for whom it is not finite."""
+        found = {parameter: part.rows() for parameter, part in self.by_weight.items()}
+        if self.spoilt is not None:
+            for rows in found.values():
+                rows[self.spoilt] = torch.nan
+        return found
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """(n, d) -> (n,) float64, each row by itself; infinite or NaN where a row is.
+
+    In blocks of float32, which is four times as fast as widening every number, wherever their squares stay in its range.
+    """
+    if rows.dtype == torch.float64 or rows.shape[1] == 0:
+        return rows.double().square().sum(1)
+    whole = rows.shape[1] // _BLOCK * _BLOCK
+    blocks = [torch.linalg.vector_norm(rows[:, :whole].view(len(rows), -1, _BLOCK), dim=2)] if whole else []
+    if whole < rows.shape[1]:
+        blocks.append(torch.linalg.vector_norm(rows[:, whole:], dim=1, keepdim=True))
+    norms = torch.cat(blocks, 1).double()
+    squares = norms.square().sum(1)
+    # A square beyond float32 is infinite; one below it, 0, hides at most 1e-19 of a norm: least clip norms are far above.
+    for row in (~(norms < _LARGEST).all(1)).nonzero()[:, 0].tolist():
+        squares[row] = _wide_square(rows[row])
+    return squares
+
+
+def _wide_square(row: Tensor) -> Tensor:
+    return torch.stack([part.double().square().sum() for part in torch.split(row, 2 * _BLOCK)]).sum()
+
+
+def _gram(maps: Tensor, count: int) -> Tensor:
+    """(m × count, c, T) -> (m, count × T, count × T): scalar products of one patient's columns."""
+    if count > 1:
+        maps = maps.reshape(-1, count, *maps.shape[1:]).transpose(1, 2).flatten(2)
+    return torch.bmm(maps.transpose(1, 2), maps)
+
+
+def _sum_under(factors: Tensor, rows: Tensor) -> Tensor:
+    """(k,) float64, (k, d) -> (d,) float64."""
+    least, most = _FACTORS
+    if rows.dtype == torch.float64 or float(factors.min()) < least or float(factors.max()) > most:
+        return torch.cat([factors @ part.double() for part in torch.split(rows, _BLOCK, dim=1)])
+    return (factors.to(rows.dtype) @ rows).double()
+
+
+def sum_by_owner(each: Tensor, owner: Tensor) -> Tensor:
+    """(n, …) -> (n_patients, …); owners ascend from 0 without gaps."""
+    n_patients = int(owner[-1]) + 1
+    if len(each) == n_patients:
+        return each
+    return torch.zeros((n_patients, *each.shape[1:]), dtype=each.dtype, device=each.device).index_add_(0, owner, each)
+
+
+def joined(parts: Iterable[Part]) -> Part:
+    """Of one weight tensor that was used several times."""
+    every = list(parts)
+    if len(every) == 1:
+        return every[0]
+    total = every[0].rows()
+    for part in every[1:]:
+        total = total + part.rows()
+    return Rows(total)

@@ -1,0 +1,119 @@
+"""One gradient a patient: the gradient of the mean over that patient's images, never formed for anybody else's.
+
+Layers' inputs are kept by forward hooks; one backward pass yields the gradients at the layers' outputs and nothing more (the aggregated
+weight gradients, which plain training needs and this does not, are never computed); input and output gradient of a layer give its weights'
+gradient image by image (`rules`), or at least its norm and its share of the sum (`parts`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedrad_client.privacy.gradients.parts import Part, Parts, joined
+from fedrad_client.privacy.gradients.rules import Owners, parts_of
+from fedrad_common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a layer in the forward pass."""
+
+    layer: nn.Module
+    input: Tensor
+    output: Tensor
+    version: int  # of the output: torch counts its changes in place
+
+
+class Recording:
+    """The forward pass of one micro-batch, from which `parts` makes gradients. Use through `recording`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if torch.is_grad_enabled():
+            self.calls.append(Call(layer, inputs[0].detach(), output, output._version))
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """What is left of a pass that failed holds its memory, and belongs to no later one's losses."""
+        try:
+            yield
+        finally:
+            self.calls = []
+
+    def parts(self, losses: Tensor, *, owner: Tensor, views: int = 1) -> Parts:
+        """Of each patient's gradient of the sum of its losses.
+
+        Args:
+            losses: (n × views,) of each image's views, which follow each other, weighted; still attached to the forward pass.
+            owner: (n,) int64, ascending from 0 without gaps: which patient an image belongs to.
+        """
+        calls, self.calls = self.calls, []
+        if any(call.output._version != call.version for call in calls):
+            raise ConfigError("model: a layer's output is changed in place", hint="no in-place activation or addition: relu(x), x + y")
+        backprops = torch.autograd.grad(losses.sum(), [call.output for call in calls], allow_unused=True)
+        used = [(call, backprop) for call, backprop in zip(calls, backprops, strict=True) if backprop is not None]
+        del calls, backprops
+        owners, made = Owners(owner, views), dict[Tensor, list[Part]]()
+        with torch.no_grad():
+            finite = _finite(used, len(losses))
+            clean = bool(finite.all())
+            while used:  # from the last layer to the first, each let go of as soon as it is done with
+                call, backprop = used.pop()
+                inputs = (call.input, backprop) if clean else (_selected(call.input, finite), _selected(backprop, finite))
+                for parameter, part in parts_of(call.layer, *inputs, owners).items():
+                    made.setdefault(parameter, []).append(part)
+            n_patients, spoilt = int(owner[-1]) + 1, None
+            if not clean:
+                spoilt = torch.zeros(n_patients, dtype=torch.bool, device=owner.device)
+                spoilt[owner[~finite.reshape(-1, views).all(1)]] = True
+            return Parts({parameter: joined(parts) for parameter, parts in made.items()}, n_patients, spoilt)
+
+    def per_patient(self, losses: Tensor, *, owner: Tensor, views: int = 1) -> dict[Tensor, Tensor]:
+        """The gradients themselves, (n_patients, *shape) by parameter; all NaN for whom one is not finite. Arguments as for `parts`."""
+        parts = self.parts(losses, owner=owner, views=views)
+        with torch.no_grad():
+            return parts.rows()
+
+
+@contextlib.contextmanager
+def recording(module: nn.Module) -> Iterator[Recording]:
+    """Hooks on every layer with weights for the block; the module is as before afterwards.
+
+    Raises:
+        ConfigError: a layer's own weights cannot be told from its inner layers'.
+    """
+    kept = Recording()
+    handles = []
+    try:
+        for name, layer in module.named_modules():
+            own = list(layer.parameters(recurse=False))
+            if own and len(own) != len(list(layer.parameters())):
+                raise ConfigError(
+                    f"model: layer {name or '(root)'} has weights beside inner layers", hint="put them into a layer of their own"
+                )
+            if own:
+                handles.append(layer.register_forward_hook(kept.keep))
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in module.modules():
+            vars(layer).pop("ft_compute_sample_grad", None)  # functorch's, where Opacus had to take it
+
+
+def _finite(used: list[tuple[Call, Tensor]], n: int) -> Tensor:
+    """(n,) is all finite that the layers saw of an image, forwards and backwards? A sum that overflows counts as infinite."""
+    sums = [part.flatten(1).sum(1) for call, backprop in used for part in (call.input, backprop)]
+    return torch.isfinite(torch.stack(sums)).all(0) if sums else torch.ones(n, dtype=torch.bool)
+
+
+def _selected(part: Tensor, finite: Tensor) -> Tensor:
+    """Zeros for images that are not finite, so that nobody's sums ever meet a NaN: 0 × NaN is NaN."""
+    return torch.where(finite.view(-1, *[1] * (part.dim() - 1)), part, torch.zeros_like(part))
