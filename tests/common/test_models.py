@@ -23,14 +23,24 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(models.MODELS))
-@pytest.mark.parametrize("side", [28, 64])
+LARGE = {"resnet18", "densenet121"}  # from 32 pixels on
+SIDES = [(name, side) for name in sorted(models.MODELS) for side in (28, 64) if side > 28 or name not in LARGE]
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES)
 def test_every_registered_network_has_weights_and_nothing_else(name: str, side: int) -> None:
     network = make(name, side=side)
 
     assert not list(network.buffers())
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert network(torch.rand(3, 1, side, side)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("resnet18", 11.2e6), ("densenet121", 7.0e6)])
+def test_the_large_networks_are_as_large_as_their_papers_say(name: str, weights: float) -> None:
+    assert count(make(name, side=64)) == pytest.approx(weights, rel=0.02)
+    with pytest.raises(ConfigError, match="expected groups dividing"):
+        make(name, side=31)
 
 
 @pytest.mark.parametrize("options", [{}, {"blocks": 2}, {"weight_standardization": True}, {"channels": 24}])

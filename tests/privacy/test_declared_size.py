@@ -194,15 +194,20 @@ def test_rate_noise_and_divisor_are_the_plans_whatever_the_count(asking, monkeyp
     scales: set[float] = set()
     divisors: set[float] = set()
     shapes: set[int] = set()
-    bernoulli, normal, divide, cut = AesNoise.bernoulli, AesNoise.grid_normal, optimizer.PatientOptimizer.scale_grad, batches.Batch.cut
+    bernoulli, normal, divide, cut = (
+        AesNoise.bernoulli,
+        AesNoise.grid_normal_parts,
+        optimizer.PatientOptimizer.scale_grad,
+        batches.Batch.cut,
+    )
 
     def draw(self: AesNoise, n: int, probability: float):
         rates.append(probability)
         return bernoulli(self, n, probability)
 
-    def noise(self: AesNoise, shape: tuple[int, ...], *, scale: float):
+    def noise(self: AesNoise, count: int, *, scale: float):
         scales.add(scale)
-        return normal(self, shape, scale=scale)
+        return normal(self, count, scale=scale)
 
     def divided(self: optimizer.PatientOptimizer) -> None:
         before = [parameter.grad.double() for parameter in self.params]
@@ -216,7 +221,7 @@ def test_rate_noise_and_divisor_are_the_plans_whatever_the_count(asking, monkeyp
         return made
 
     monkeypatch.setattr(AesNoise, "bernoulli", draw)
-    monkeypatch.setattr(AesNoise, "grid_normal", noise)
+    monkeypatch.setattr(AesNoise, "grid_normal_parts", noise)
     monkeypatch.setattr(optimizer.PatientOptimizer, "scale_grad", divided)
     monkeypatch.setattr(batches.Batch, "cut", shape)
     for count in COUNTS:

@@ -144,6 +144,7 @@ def test_every_pair_of_a_source_has_a_number_of_its_own(monkeypatch: pytest.Monk
 
     def record(words: np.ndarray, scale: float, more: object, *, number: int, out: np.ndarray) -> None:
         numbers.extend(range(number, number + len(words)))
+        out.fill(0)
 
     monkeypatch.setattr(exact_gaussian, "fill", record)
     source = AesNoise(KEY)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
-Whole = npt.NDArray[np.int64]
+Whole = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 MoreBits = Callable[[int], bytes]  # of the pair with that number: 64 bytes, 32 for U and 32 for V
 
@@ -39,7 +39,7 @@ def fill(words: Words, scale: float, more: MoreBits, *, number: int, out: Whole)
         words: (n, 2), uniform: the first bits of U and of V.
         scale: standard deviation in whole numbers, above 0 and at most 2⁴⁰.
         number: of the first pair, for `more`.
-        out: (2, n), overwritten with S and T of each pair.
+        out: (2, n), overwritten with S and T of each pair: whole numbers below 2⁵³, none of them -0.
     """
     if not 0 < scale <= LARGEST_SCALE:
         raise ValueError(f"scale of the noise: {scale} is not between 0 and 2**40")
@@ -64,7 +64,7 @@ def _fast(words: Words, scale: float, out: Whole) -> list[int]:
     torch.sin(sine, out=sine)
     members *= radius
     whole = np.rint(members)
-    np.copyto(out, whole, casting="unsafe")
+    np.add(whole, 0.0, out=out)  # no -0
     off = np.subtract(members, whole, out=members)  # exact: both below 2⁵², half a step apart at most
     return _undecided(squared, off, scale)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -31,6 +32,10 @@ class NoiseSource(Protocol):
 
     def grid_normal(self, shape: tuple[int, ...], *, scale: float) -> Tensor:
         """round(scale × standard normal), correctly rounded: int64, on the CPU."""
+        ...
+
+    def grid_normal_parts(self, count: int, *, scale: float) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """The same `count` draws, a part at a time, and where each belongs; none is -0."""
         ...
 
     def bernoulli(self, n: int, probability: float) -> npt.NDArray[np.bool_]: ...
@@ -75,15 +80,23 @@ class AesNoise:
         """
         import torch
 
-        count = math.prod(shape)
-        pairs = (count + 1) // 2
-        values = np.empty((2, pairs), dtype=np.int64)
-        for start in range(0, pairs, _BLOCK):
-            out = values[:, start : start + _BLOCK]
-            words = self._pairs.words(out.size).reshape(-1, 2)
-            exact_gaussian.fill(words, scale, self._more, number=self._pair + start, out=out)
+        values = np.empty(math.prod(shape), dtype=np.int64)
+        for where, drawn in self.grid_normal_parts(len(values), scale=scale):
+            np.copyto(values[where], drawn, casting="unsafe")
+        return torch.from_numpy(values.reshape(shape))
+
+    def grid_normal_parts(self, count: int, *, scale: float) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """The same in parts that stay in the processor's cache: where it belongs, and whole numbers, none of them -0."""
+        pairs, first = (count + 1) // 2, self._pair
         self._pair += pairs
-        return torch.from_numpy(values.ravel()[:count].reshape(shape))
+        for start in range(0, pairs, _BLOCK):
+            size = min(_BLOCK, pairs - start)
+            out = np.empty((2, size))
+            words = self._pairs.words(out.size).reshape(-1, 2)
+            exact_gaussian.fill(words, scale, self._more, number=first + start, out=out)
+            for member, begin in enumerate((start, pairs + start)):
+                end = min(begin + size, count)
+                yield slice(begin, end), out[member, : end - begin]
 
     def bernoulli(self, n: int, probability: float) -> npt.NDArray[np.bool_]:
         """(n,) each true with at most `probability`, and at least that less 2⁻⁵³; always at 1 and never at 0."""

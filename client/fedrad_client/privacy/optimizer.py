@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from opacus.optimizers import DPOptimizer
 
@@ -60,14 +63,20 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
                 parameter.summed_grad.add_(total.view(parameter.shape))
 
     def add_noise(self) -> None:
-        unit = self.max_grad_norm * GRID
         for parameter in self.params:
-            # Added as whole numbers: in floats a sum that rounds to -0.0 would keep its sign where the noise is -0.0 too.
-            released = parameter.summed_grad.round().to(torch.int64)
-            if self.noise_multiplier > 0:
-                noise = self._noise.grid_normal(tuple(parameter.shape), scale=self.noise_multiplier / GRID)
-                released += noise.to(released.device)
-            parameter.grad = (released.double() * unit).to(parameter.dtype)
+            total = parameter.summed_grad.cpu().flatten().numpy()
+            released = np.empty(total.shape, dtype=np.float64 if parameter.dtype == torch.float64 else np.float32)
+            for where, noise in self._noise_parts(len(total)):
+                steps = np.rint(total[where], out=total[where])
+                steps += noise  # whole numbers, exact below 2⁵³; what was -0 is 0 now
+                np.multiply(steps, self.max_grad_norm * GRID, out=released[where], casting="same_kind")
+            parameter.grad = torch.from_numpy(released).view(parameter.shape).to(parameter.device, parameter.dtype)
+
+    def _noise_parts(self, count: int) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """Draws in steps of the grid, and where they belong; zeros where a simulation wants no noise."""
+        if self.noise_multiplier > 0:
+            return self._noise.grid_normal_parts(count, scale=self.noise_multiplier / GRID)
+        return iter([(slice(0, count), np.zeros(count))])
 
     def pre_step(self, closure: None = None) -> bool:
         """Noise is added once, whatever the number of micro-batches, and also to none."""

@@ -28,6 +28,7 @@ _LOST = 1e-12  # below it also the sum: then the very numbers of the norm are ad
 class Part(Protocol):
     """Of one weight tensor."""
 
+    @property
     def squares(self) -> Tensor:
         """(n_patients,) float64; infinite or NaN where a gradient is."""
         ...
@@ -47,6 +48,7 @@ class Rows:
 
     gradients: Tensor
 
+    @functools.cached_property
     def squares(self) -> Tensor:
         return squared_norms(self.gradients.flatten(1))
 
@@ -79,8 +81,10 @@ class Products:
 
     @functools.cached_property
     def _wide(self) -> tuple[Tensor, Tensor]:
-        return self.left.double(), self.right.double()
+        """(n_maps, T, d) and (n_maps, T, p)."""
+        return _widened(self.left), _widened(self.right)
 
+    @functools.cached_property
     def squares(self) -> Tensor:
         left, right = self._wide
         counts = torch.bincount(self.owner)
@@ -105,11 +109,12 @@ class Products:
 
     def _row(self, patient: int) -> Tensor:
         """(d × p,) float64."""
-        left, right = (part[self.owner == patient].transpose(0, 1).flatten(1) for part in self._wide)
-        return (left @ right.T).flatten()
+        left, right = (part[self.owner == patient].flatten(0, 1) for part in self._wide)
+        return (left.T @ right).flatten()
 
     def weighted(self, factors: Tensor) -> Tensor:
         left, right = self._wide
+        _ = self.squares  # which tells whose gradient is to be added as it was formed
         shared = factors.clone()
         for patient in self.apart:
             shared[patient] = 0
@@ -117,7 +122,7 @@ class Products:
         if not bool(counted.all()):
             left, right = left[counted], right[counted]
         scaled = left * shared[self.owner[counted]][:, None, None]
-        added = (scaled.transpose(0, 1).flatten(1) @ right.transpose(1, 2).flatten(0, 1)).flatten()
+        added = (scaled.flatten(0, 1).T @ right.flatten(0, 1)).flatten()
         for patient, row in self.apart.items():
             if float(factors[patient]) != 0:
                 added += factors[patient] * row
@@ -144,7 +149,7 @@ class Parts:
 
     def squares(self) -> Tensor:
         """(n_patients,) float64; NaN or infinite where a gradient is not finite."""
-        parts = [part.squares() for part in self.by_weight.values()]
+        parts = [part.squares for part in self.by_weight.values()]
         total = torch.stack(parts).sum(0) if parts else torch.zeros(self.n_patients, dtype=torch.float64)
         return total if self.spoilt is None else total.masked_fill(self.spoilt, torch.nan)
 
@@ -184,11 +189,16 @@ def _wide_square(row: Tensor) -> Tensor:
     return torch.stack([part.double().square().sum() for part in torch.split(row, 2 * _BLOCK)]).sum()
 
 
+def _widened(maps: Tensor) -> Tensor:
+    """(n, c, T) -> (n, T, c) float64, in one pass."""
+    n, channels, columns = maps.shape
+    return torch.empty((n, columns, channels), dtype=torch.float64, device=maps.device).copy_(maps.transpose(1, 2))
+
+
 def _gram(maps: Tensor, count: int) -> Tensor:
-    """(m × count, c, T) -> (m, count × T, count × T): scalar products of one patient's columns."""
-    if count > 1:
-        maps = maps.reshape(-1, count, *maps.shape[1:]).transpose(1, 2).flatten(2)
-    return torch.bmm(maps.transpose(1, 2), maps)
+    """(m × count, T, c) -> (m, count × T, count × T): scalar products of one patient's columns."""
+    maps = maps.reshape(-1, count * maps.shape[1], maps.shape[2])
+    return torch.bmm(maps, maps.transpose(1, 2))
 
 
 def _sum_under(factors: Tensor, rows: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ gradient image by image (`rules`), or at least its norm and its share of the sum
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from fedrad_client.privacy.gradients.normalised import Normalised, normalise_apart
 from fedrad_client.privacy.gradients.parts import Part, Parts, joined
 from fedrad_client.privacy.gradients.rules import Owners, parts_of
 from fedrad_common.errors import ConfigError
@@ -34,6 +35,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.normalised: list[Normalised] = []  # of the pass backwards
 
     def keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if torch.is_grad_enabled():
@@ -45,7 +47,7 @@ class Recording:
         try:
             yield
         finally:
-            self.calls = []
+            self.calls, self.normalised = [], []
 
     def parts(self, losses: Tensor, *, owner: Tensor, views: int = 1) -> Parts:
         """Of each patient's gradient of the sum of its losses.
@@ -59,21 +61,16 @@ class Recording:
             raise ConfigError("model: a layer's output is changed in place", hint="no in-place activation or addition: relu(x), x + y")
         backprops = torch.autograd.grad(losses.sum(), [call.output for call in calls], allow_unused=True)
         used = [(call, backprop) for call, backprop in zip(calls, backprops, strict=True) if backprop is not None]
+        normalised, self.normalised = self.normalised, []
         del calls, backprops
-        owners, made = Owners(owner, views), dict[Tensor, list[Part]]()
+        gathered = _Gathered(Owners(owner, views))
         with torch.no_grad():
-            finite = _finite(used, len(losses))
-            clean = bool(finite.all())
+            while normalised:
+                gathered.add(normalised.pop().parts(gathered.owners))
             while used:  # from the last layer to the first, each let go of as soon as it is done with
                 call, backprop = used.pop()
-                inputs = (call.input, backprop) if clean else (_selected(call.input, finite), _selected(backprop, finite))
-                for parameter, part in parts_of(call.layer, *inputs, owners).items():
-                    made.setdefault(parameter, []).append(part)
-            n_patients, spoilt = int(owner[-1]) + 1, None
-            if not clean:
-                spoilt = torch.zeros(n_patients, dtype=torch.bool, device=owner.device)
-                spoilt[owner[~finite.reshape(-1, views).all(1)]] = True
-            return Parts({parameter: joined(parts) for parameter, parts in made.items()}, n_patients, spoilt)
+                gathered.add_of(call, backprop)
+            return gathered.whole()
 
     def per_patient(self, losses: Tensor, *, owner: Tensor, views: int = 1) -> dict[Tensor, Tensor]:
         """The gradients themselves, (n_patients, *shape) by parameter; all NaN for whom one is not finite. Arguments as for `parts`."""
@@ -98,7 +95,9 @@ def recording(module: nn.Module) -> Iterator[Recording]:
                 raise ConfigError(
                     f"model: layer {name or '(root)'} has weights beside inner layers", hint="put them into a layer of their own"
                 )
-            if own:
+            if type(layer) is nn.GroupNorm and layer.affine:
+                layer.forward = _keeping_apart(layer, kept)  # type: ignore[method-assign, assignment]
+            elif own:
                 handles.append(layer.register_forward_hook(kept.keep))
         yield kept
     finally:
@@ -106,12 +105,51 @@ def recording(module: nn.Module) -> Iterator[Recording]:
             handle.remove()
         for layer in module.modules():
             vars(layer).pop("ft_compute_sample_grad", None)  # functorch's, where Opacus had to take it
+            if type(layer) is nn.GroupNorm:
+                vars(layer).pop("forward", None)
 
 
-def _finite(used: list[tuple[Call, Tensor]], n: int) -> Tensor:
-    """(n,) is all finite that the layers saw of an image, forwards and backwards? A sum that overflows counts as infinite."""
-    sums = [part.flatten(1).sum(1) for call, backprop in used for part in (call.input, backprop)]
-    return torch.isfinite(torch.stack(sums)).all(0) if sums else torch.ones(n, dtype=torch.bool)
+def _keeping_apart(layer: nn.GroupNorm, kept: Recording) -> Callable[[Tensor], Tensor]:
+    def forward(maps: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and maps.requires_grad:
+            return normalise_apart(maps, layer, kept.normalised)
+        made = nn.GroupNorm.forward(layer, maps)
+        kept.keep(layer, (maps,), made)
+        return made
+
+    return forward
+
+
+@dataclass
+class _Gathered:
+    """Parts as they come, from the last layer to the first."""
+
+    owners: Owners
+    parts: dict[Tensor, list[Part]] = field(default_factory=dict)
+    spoilt: Tensor | None = None  # (n_patients,)
+
+    def add(self, made: dict[Tensor, Part]) -> None:
+        for parameter, part in made.items():
+            self.parts.setdefault(parameter, []).append(part)
+
+    def add_of(self, call: Call, backprop: Tensor) -> None:
+        """Of one layer. A number that is not finite leaves its mark in the gradients; then images that have one are taken out first."""
+        made = parts_of(call.layer, call.input, backprop, self.owners)
+        if not all(bool(torch.isfinite(part.squares).all()) for part in made.values()):
+            finite = _finite(call.input) & _finite(backprop)
+            made = parts_of(call.layer, _selected(call.input, finite), _selected(backprop, finite), self.owners)
+            spoilt = torch.zeros(self.owners.n_patients, dtype=torch.bool, device=finite.device)
+            spoilt[self.owners.map[~finite]] = True
+            self.spoilt = spoilt if self.spoilt is None else self.spoilt | spoilt
+        self.add(made)
+
+    def whole(self) -> Parts:
+        return Parts({parameter: joined(parts) for parameter, parts in self.parts.items()}, self.owners.n_patients, self.spoilt)
+
+
+def _finite(part: Tensor) -> Tensor:
+    """(n,) is all finite that is known of an image? A sum that overflows counts as infinite."""
+    return torch.isfinite(part.flatten(1).sum(1))
 
 
 def _selected(part: Tensor, finite: Tensor) -> Tensor:

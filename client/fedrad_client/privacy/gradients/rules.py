@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from fedrad_client.privacy.gradients.parts import Part, Products, Rows, sum_by_owner
 
-# Measured on a CPU: a large weight over a small map is cheapest as products, which are never multiplied out; over a larger map as a product
-# of unfolded patches, an image at a time; all else as grouped convolution.
-_FEW, _SMALL_MAP, _MANY_WEIGHTS = 32, 64, 16_384  # columns of a patient, pixels of the output, numbers
+# Measured on a CPU, 32 images. As products, never multiplied out: few columns a patient, and the more weights, the more columns still pay.
+_PRODUCTS = ((8, 2**14), (32, 2**17))  # columns at most, weights at least
+# Unfolded patches, an image at a time: on maps of less than so many pixels, and with more than so many outputs on up to twice as many.
+_SMALL_MAP, _MANY_OUTPUTS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Owners:
     def map(self) -> Tensor:
         """(n × views,)."""
         return self.image.repeat_interleave(self.views)
+
+    @property
+    def n_patients(self) -> int:
+        return int(self.image[-1]) + 1
 
     @property
     def most_maps(self) -> int:
@@ -58,10 +63,10 @@ def _linear(layer: nn.Linear, activation: Tensor, backprop: Tensor, owners: Owne
 
 
 def _convolution(layer: nn.Conv2d, activation: Tensor, backprop: Tensor, owners: Owners) -> dict[Tensor, Part]:
-    pixels, many = backprop.shape[2] * backprop.shape[3], layer.weight.numel() >= _MANY_WEIGHTS
-    if many and pixels * owners.most_maps <= _FEW:
+    pixels, weights = backprop.shape[2] * backprop.shape[3], layer.weight.numel()
+    if any(pixels * owners.most_maps <= columns and weights >= least for columns, least in _PRODUCTS):
         part: Part = Products(backprop.flatten(2), _patches(layer, activation), owners.map, layer.weight.shape)
-    elif _is_pointwise(layer) or (many and pixels <= _SMALL_MAP):
+    elif _is_pointwise(layer) or pixels < _SMALL_MAP or (pixels <= 2 * _SMALL_MAP and layer.out_channels > _MANY_OUTPUTS):
         sides = (_side_by_side(maps, owners.views) for maps in (backprop.flatten(2), _patches(layer, activation)))
         left, right = sides
         each = torch.bmm(left, right.transpose(1, 2)).reshape(-1, *layer.weight.shape)
@@ -108,15 +113,16 @@ def _fold(maps: Tensor, views: int) -> Tensor:
 
 
 def _group_norm(layer: nn.GroupNorm, activation: Tensor, backprop: Tensor) -> dict[Tensor, Tensor]:
-    """(n, C) each: Σ g x̂ and Σ g, the first without ever forming x̂ = (x - mean) / deviation."""
+    """(n, C) each. The images as channels of one image: torch's own kernel then keeps them apart."""
     n, channels = activation.shape[:2]
-    flat, back = activation.reshape(n * channels, 1, -1), backprop.reshape(n * channels, -1, 1)
-    variance, mean = torch.var_mean(activation.reshape(n, layer.num_groups, -1), dim=2, correction=0)
-    scale = torch.rsqrt(variance + layer.eps)
-    along, total = torch.bmm(flat, back).view(n, channels), backprop.flatten(2).sum(2)
-    each = channels // layer.num_groups
-    normalised = (along - mean.repeat_interleave(each, 1) * total) * scale.repeat_interleave(each, 1)
-    return {layer.weight: normalised, layer.bias: total}
+    pixels, groups = activation[0, 0].numel(), layer.num_groups
+    activation, backprop = activation.contiguous(), backprop.contiguous()
+    _, mean, scale = torch.ops.aten.native_group_norm(activation, None, None, n, channels, pixels, groups, layer.eps)
+    _, weight, bias = torch.ops.aten.native_group_norm_backward(
+        backprop.view(1, n * channels, pixels), activation.view(1, n * channels, pixels), mean.view(1, -1), scale.view(1, -1),
+        layer.weight.repeat(n), 1, n * channels, pixels, n * groups, [False, True, True],
+    )  # fmt: skip
+    return {layer.weight: weight.view(n, channels), layer.bias: bias.view(n, channels)}
 
 
 def _opacus_rule(layer: nn.Module, activation: Tensor, backprop: Tensor) -> dict[Tensor, Tensor]:
