@@ -152,12 +152,24 @@ def test_a_second_init_changes_no_key(terminal: Terminal, home: Path, invited: P
 
 
 def test_on_a_terminal_init_asks_for_what_is_missing(terminal: Terminal, invited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", Keyboard(f"north\n{invited}\n6\n300\n"))
+    monkeypatch.setattr("sys.stdin", Keyboard(f"north\n{invited}\n300\n6\n"))
     terminal.do(SITE, "init", "--home", terminal.folder / "north", "--json")
     config = Home(terminal.folder / "north").config
 
     assert (config.site.name, config.privacy.epsilon, config.privacy.delta) == ("north", 6.0, 3e-4)
     assert json.loads(terminal.said[-1].out)["site"] == "north", "questions go to stderr"
+
+
+def test_a_large_epsilon_is_asked_for_twice(terminal: Terminal, invited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Keyboard("300\n50\nn\n"))
+    said = terminal.type(SITE, "init", "--invitation", invited, "--name", "north", "--home", terminal.folder / "new")
+    assert said.code == 1
+    assert "not confirmed: nothing was made" in said.err
+    assert not (terminal.folder / "new").exists()
+
+    monkeypatch.setattr("sys.stdin", Keyboard("300\n50\ny\n"))
+    terminal.do(SITE, "init", "--invitation", invited, "--name", "north", "--home", terminal.folder / "new")
+    assert Home(terminal.folder / "new").config.privacy.epsilon == 50
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,20 @@ def test_a_run_that_nobody_plays_says_so(world: World, state: wanted.State | Non
     assert look(world).state == shown
 
 
+def test_watching_a_run_that_was_stopped_ends(home: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    from fedrad_common.cli import run_cli
+    from fedrad_server.cli import app
+
+    world.create(protocol()).close()
+    wanted.write(world.directory, "stop")
+    (home / "roster.json").write_text("{}")  # by which a home is told
+    with pytest.raises(SystemExit) as end:
+        run_cli(app, "fedrad-coordinator", ["watch", str(home), world.directory.name])
+
+    assert (end.value.code or 0) == 0
+    assert "stopped" in capsys.readouterr().err
+
+
 def test_a_run_that_waits_says_for_whom(home: Path, world: World) -> None:
     world.create(protocol()).close()
     wanted.write(world.directory, "run")

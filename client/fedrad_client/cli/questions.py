@@ -5,9 +5,10 @@ from decimal import ROUND_DOWN, Decimal
 
 import typer
 
-from fedrad_common.errors import MisuseError
+from fedrad_common.errors import FedradError, MisuseError
 
 EPSILON, DELTA, SIZE = 10.0, 1e-5, 10_000
+LARGE = 20.0  # epsilon, beyond which a person is asked once more
 
 
 def ask(option: str, question: str) -> str:
@@ -21,15 +22,18 @@ def budget(epsilon: float | None, delta: float | None, declared_size: int | None
     """Epsilon and delta for the site's lifetime, delta from the most patients that will ever be declared.
 
     Raises:
-        MisuseError: delta is too large for the declared size, or that is no number of patients.
+        FedradError: a large epsilon was not meant. MisuseError: delta is too large for the declared size, or that is no number of patients.
     """
     ask = ask and sys.stdin.isatty()
-    if epsilon is None:
-        question = "epsilon: privacy ceiling per patient, for the site's lifetime"
-        epsilon = float(typer.prompt(question, default=EPSILON, type=float, err=True)) if ask else EPSILON
     if delta is None and declared_size is None and ask:
         question = "the most patients that you will ever declare (delta follows from it)"
         declared_size = int(typer.prompt(question, default=SIZE, type=int, err=True))
+    if epsilon is None:
+        question = "epsilon: privacy ceiling per patient, for the site's lifetime"
+        epsilon = float(typer.prompt(question, default=EPSILON, type=float, err=True)) if ask else EPSILON
+    doubt = f"epsilon {epsilon:g}: above {LARGE:g} it promises a patient little. Is that meant?"
+    if epsilon > LARGE and ask and not typer.confirm(doubt, err=True):
+        raise FedradError("not confirmed: nothing was made")
     if declared_size is None:
         return epsilon, DELTA if delta is None else delta
     if declared_size < 1:

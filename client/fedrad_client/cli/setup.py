@@ -121,8 +121,10 @@ def renew(
     ]
     if opened is not None and (where := _where(opened)) != (configured.server, configured.authority):
         lines.append(f'  site.toml     under [coordinator] set server = "{where[0]}" and authority = "{where[1]}"')
+    when = "" if back else ", if the coordinator revoked this site before"
+    lines.append(f"  words         {' '.join(made.words)}: read them to each other by phone{when}")
     if back:
-        lines += [f"  words         {' '.join(made.words)}: read them to each other by phone", "  last          fedrad-site resume"]
+        lines.append("  last          fedrad-site resume")
     emit(_facts(made), as_json=as_json, lines=lines)
 
 

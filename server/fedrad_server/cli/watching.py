@@ -23,7 +23,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a run: which site answered which round, who is late and why, epsilon so far, when each site last spoke. Ends with the run.
+    """Watch a run: which site answered which round, who is late and why, epsilon so far, when each site last spoke.
+
+    Ends when the run is finished or stopped.
 
     Live on a terminal; plain lines for what changes elsewhere; with --json one snapshot. Epsilon is an upper bound for the accepted
     updates by the sites' own statements; each site's ledger is the authority.
@@ -48,7 +50,7 @@ def watch(
         found = snapshot(home, folder, datetime.now(UTC))
         emit(as_value(found), as_json=as_json, lines=lines(found))
         return
-    follow(home, folder, over=frozenset({"finished"}))
+    follow(home, folder, over=frozenset({"finished", "stopped"}))
 
 
 def status(
