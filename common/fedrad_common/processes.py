@@ -12,7 +12,7 @@ from fedrad_common.errors import FedradError
 
 _PARENT = "FEDRAD_PARENT"  # the process that started us, by its number
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGE = 1 << 20  # bytes; a piece of a vector has 5 MiB
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -45,6 +45,14 @@ def fork() -> int:
         if os.getppid() != parent:
             os._exit(1)
     return child
+
+
+def keep_memory() -> None:
+    """Large buffers are used again: glibc by itself gives each back, and the kernel clears it for the next one."""
+    mallopt = getattr(_LIBC, "mallopt", None)  # another C library has its own ways
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
+        mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
 
 
 def give_back() -> None:

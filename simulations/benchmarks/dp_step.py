@@ -25,6 +25,7 @@ from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_client.privacy.training import adding
+from fedrad_common import processes
 from fedrad_common.models import build
 from fedrad_common.protocol import Model
 
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--no-hooks", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    processes.keep_memory()  # as in a site's training child
     torch.set_num_threads(options.threads)
     np.random.seed(0)
     rows = []

@@ -10,6 +10,7 @@ import sys
 from fedrad_client.work import compute
 from fedrad_client.work.frames import receive_job, send_answer
 from fedrad_client.work.job import Job, from_json
+from fedrad_common import processes
 from fedrad_common.errors import FedradError
 from fedrad_common.packing import Vector
 
@@ -21,6 +22,7 @@ INPUT, MEMORY, ERROR = 3, 4, 5
 
 def main(answers: int, *, warm: bool) -> int:
     """Serve, and say nothing: whatever an exception says may quote a patient."""
+    processes.keep_memory()
     try:
         if warm:
             _load()

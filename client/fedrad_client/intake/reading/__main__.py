@@ -29,7 +29,7 @@ def main(answers: int) -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    limits.keep_memory()
+    processes.keep_memory()
     limits.bound_process()
     send_answer(answers, READY, {})
     while True:

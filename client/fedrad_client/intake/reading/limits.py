@@ -1,7 +1,6 @@
 """What one file may take of a reader process: memory, processor time, and nothing else of the machine."""
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -10,7 +9,6 @@ from pathlib import Path
 MEMORY_BYTES = 560 * 2**20  # beyond what the libraries take; 2**28 bytes of file, twice, and room for a header
 SECONDS, SECONDS_A_BYTE = 1.5, 0.5e-6  # of processor time, for a file; 512² CT takes 0.004, a JPEG 2000 mammogram of 20 MB takes 4
 SECONDS_A_PIXEL = 0.15e-6  # more, once the header has passed its checks
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _STATM = Path("/proc/self/statm")
 
 
@@ -21,14 +19,6 @@ def bound_process() -> None:
         _, most = resource.getrlimit(limit)
         resource.setrlimit(limit, (value if most == resource.RLIM_INFINITY else min(value, most), most))
     _shut_in()
-
-
-def keep_memory() -> None:
-    """Buffers as large as files are used again: glibc by itself gives each back, and the kernel clears it for the next file."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library has its own ways
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
-        mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
 
 
 def _shut_in() -> None:
