@@ -46,7 +46,7 @@ def _state(home: Home, *, running: bool, healthy: bool) -> str:
 
 def _refusal(entry: Entry) -> str:
     """When, which run, and the sentence that stayed here: only its code left."""
-    reason = entry.body["reason"]
+    reason = entry.body.get("reason", entry.body["code"])  # of what contradicts itself, the reason is the code
     remedy = f"; {REMEDIES[reason]}" if reason in REMEDIES else ""
     run = f" {entry.body['run']} round {entry.body['round']}:" if "run" in entry.body else ""
     return f"{entry.at}{run} {REASONS[reason][1]}{remedy}"

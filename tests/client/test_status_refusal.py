@@ -6,12 +6,14 @@ import os
 import pytest
 from fakes.patients import Asking, network_protocol
 
+from fedrad_client import audit
 from fedrad_client.answer import answer
 from fedrad_client.cli import app
 from fedrad_client.policy import REASONS, REMEDIES
 from fedrad_client.site import open_site
 from fedrad_client.status import facts, lines
 from fedrad_client.work import run_inline
+from fedrad_common.chain import Chain
 from fedrad_common.cli import run_cli
 from fedrad_sim.one_site import asked
 
@@ -27,6 +29,15 @@ def test_the_reason_of_the_last_refusal_is_shown_with_what_to_do(make_site, coor
     assert said.endswith("run-00000001 round 1: this site is paused; fedrad-site resume")
     assert any("this site is paused" in line for line in lines(facts(ask.home)))
     assert "refused: this site is paused" in caplog.text
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS))
+def test_each_reason_can_be_shown(make_site, reason: str) -> None:
+    home = make_site()
+    with Chain.open(home.path / "audit.chain", audit.KIND) as chain:
+        audit.Refusals().record(chain, code=REASONS[reason][0], reason=reason)
+
+    assert REASONS[reason][1] in facts(home)["last_refusal"]
 
 
 def test_every_remedy_is_of_a_reason_that_there_is() -> None:
