@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from fedrad_client.privacy.gradients.parts import Parts
     from fedrad_client.privacy.noise import NoiseSource
 
+Floats = npt.NDArray[np.float64]
+_PART = 1 << 15  # numbers at a time that stay in the processor's cache
 GRID = 2.0**-24  # times the clip norm: released sums are multiples of it
 SLACK = 1e-4  # of the clip norm: see `PatientOptimizer`
 
@@ -42,6 +45,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
             optimizer, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch, loss_reduction="mean"
         )
         self._noise = noise
+        self._drawer: ThreadPoolExecutor | None = None
+        self._ahead: Future[list[Floats]] | None = None  # the next step's noise, by parameter
         n_parameters = sum(parameter.numel() for parameter in self.params)
         self.bound = clip_norm * (1 - SLACK - math.sqrt(n_parameters) * GRID)
 
@@ -62,21 +67,44 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
             else:
                 parameter.summed_grad.add_(total.view(parameter.shape))
 
+    def draw_ahead(self) -> None:
+        """Begin to draw the next step's noise beside whatever comes before it: the same draws, for they depend on nothing else.
+
+        Where torch has one thread to itself, nothing happens.
+        """
+        if self._ahead is None and self.noise_multiplier > 0 and torch.get_num_threads() > 1:
+            self._drawer = self._drawer or ThreadPoolExecutor(1, thread_name_prefix="noise")
+            self._ahead = self._drawer.submit(lambda: [self._drawn(parameter.numel()) for parameter in self.params])
+
+    def _drawn(self, count: int) -> Floats:
+        out = np.empty(count)
+        for where, noise in self._draws(count):
+            out[where] = noise
+        return out
+
+    def _draws(self, count: int) -> Iterator[tuple[slice, Floats]]:
+        return self._noise.grid_normal_parts(count, scale=self.noise_multiplier / GRID)
+
     def add_noise(self) -> None:
-        for parameter in self.params:
+        ahead, self._ahead = self._ahead, None
+        drawn = None if ahead is None else ahead.result()
+        for number, parameter in enumerate(self.params):
             total = parameter.summed_grad.cpu().flatten().numpy()
             released = np.empty(total.shape, dtype=np.float64 if parameter.dtype == torch.float64 else np.float32)
-            for where, noise in self._noise_parts(len(total)):
+            for where, noise in self._noise_parts(len(total), None if drawn is None else drawn[number]):
                 steps = np.rint(total[where], out=total[where])
                 steps += noise  # whole numbers, exact below 2⁵³; what was -0 is 0 now
                 np.multiply(steps, self.max_grad_norm * GRID, out=released[where], casting="same_kind")
             parameter.grad = torch.from_numpy(released).view(parameter.shape).to(parameter.device, parameter.dtype)
 
-    def _noise_parts(self, count: int) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    def _noise_parts(self, count: int, drawn: Floats | None) -> Iterator[tuple[slice, Floats]]:
         """Draws in steps of the grid, and where they belong; zeros where a simulation wants no noise."""
-        if self.noise_multiplier > 0:
-            return self._noise.grid_normal_parts(count, scale=self.noise_multiplier / GRID)
-        return iter([(slice(0, count), np.zeros(count))])
+        if drawn is None and self.noise_multiplier > 0:
+            yield from self._draws(count)
+            return
+        for start in range(0, count, _PART):
+            where = slice(start, min(start + _PART, count))
+            yield where, np.zeros(where.stop - start) if drawn is None else drawn[where]
 
     def pre_step(self, closure: None = None) -> bool:
         """Noise is added once, whatever the number of micro-batches, and also to none."""
