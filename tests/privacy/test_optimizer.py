@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedrad_client.privacy import optimizer as optimizers
 from fedrad_client.privacy.gradients.parts import Parts, squared_norms
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
@@ -164,6 +165,7 @@ def test_noise_is_added_once_however_many_micro_batches_there_are() -> None:
 
 def test_noise_that_is_drawn_ahead_is_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(optimizers, "LARGE", 1000)
     module = Weights(((300, 300), (70_001,)))
     rows, steps = rows_of(module, 4), []
     for ahead in (False, True):
@@ -172,6 +174,7 @@ def test_noise_that_is_drawn_ahead_is_the_same_noise(monkeypatch: pytest.MonkeyP
             if ahead:
                 optimizer.draw_ahead()
                 optimizer.draw_ahead()  # once is enough
+                assert optimizer._ahead is not None
             optimizer.accumulate(Parts.of_rows(rows))
             steps.append(released(optimizer))
 
