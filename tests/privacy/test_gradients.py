@@ -43,10 +43,26 @@ class Mixed(nn.Module):
         return self.last(self.twice(torch.tanh(self.twice(tokens.mean(1)))))
 
 
+class NormFirst(nn.Module):
+    """Normalised before any weight; a large weight over few pixels, whose gradients are not formed; one layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.GroupNorm(1, 1)
+        self.conv = nn.Conv2d(1, 32, 3, stride=8, padding=1)
+        self.norm = nn.GroupNorm(4, 32)
+        self.deep = nn.Conv2d(32, 64, 3, padding=1)
+        self.head = nn.Linear(64 * 4, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = functional.relu(self.norm(self.norm(self.conv(self.first(images)))))
+        return self.head(functional.relu(self.deep(maps)).flatten(1))
+
+
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
-    if name == "mixed":
-        return Mixed()
+    if name in ("mixed", "norm first"):
+        return Mixed() if name == "mixed" else NormFirst()
     options = {
         "resnet": {"channels": 8},
         "standardized": {"channels": 8, "weight_standardization": True},
@@ -75,7 +91,7 @@ def by_loop(module: nn.Module, images: torch.Tensor, targets: torch.Tensor, owne
 
 
 @pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize("name", ["resnet", "wide", "standardized", "scatter-resnet", "mixed"])
+@pytest.mark.parametrize("name", ["resnet", "wide", "standardized", "scatter-resnet", "mixed", "norm first"])
 def test_a_patients_gradient_is_that_of_the_mean_over_its_images_and_views(name: str, views: int) -> None:
     module = network(name)
     every_view = OWNER.repeat_interleave(views)
@@ -90,6 +106,27 @@ def test_a_patients_gradient_is_that_of_the_mean_over_its_images_and_views(name:
         assert gradients[parameter].shape == expected.shape
         scale = float(expected.abs().max()) + 1e-6
         torch.testing.assert_close(gradients[parameter].double(), expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("name", ["resnet", "mixed", "norm first"])
+def test_norms_and_weighted_sums_are_those_of_a_loop_in_float64(name: str, views: int) -> None:
+    module = network(name).double()
+    every_view = OWNER.repeat_interleave(views)
+    images, targets = torch.rand(len(every_view), 1, SIDE, SIDE).double(), (torch.rand(len(every_view), 1) < 0.5).double()
+    weights = 1 / torch.bincount(every_view)[every_view].double()
+    with recording(module) as kept:
+        losses = functional.binary_cross_entropy_with_logits(module(images), targets, reduction="none").sum(1)
+        parts = kept.parts(losses * weights, owner=OWNER, views=views)
+    factors = torch.tensor([0.3, 0.0, 1.7], dtype=torch.float64)
+    expected = by_loop(module, images, targets, every_view)
+    squares = torch.stack([each.flatten(1).square().sum(1) for each in expected]).sum(0)
+
+    torch.testing.assert_close(parts.squares(), squares, rtol=1e-12, atol=0)
+    sums = dict(parts.weighted(factors))
+    for parameter, each in zip(module.parameters(), expected, strict=True):
+        wanted = factors @ each.flatten(1)
+        torch.testing.assert_close(sums[parameter], wanted, rtol=0, atol=1e-12 * float(wanted.abs().max()) + 1e-300)
 
 
 def test_the_network_is_as_before_afterwards() -> None:
