@@ -52,7 +52,7 @@ def released(network: nn.Module, data: Dataset, *, clip: float = 1.0) -> Tensor:
     return torch.cat([parameter.grad.double().flatten() for parameter in step(network, data, clip=clip).params])
 
 
-SHARE = 3e-5 / GRID  # of the bound, in steps of the grid: what the slack has for the order in which others are added
+SHARE = 1e-9 / GRID  # of the bound, in steps of the grid: what one patient more may move of the others' sum
 
 
 def exact_sum(network: nn.Module, data: Dataset) -> Tensor:

@@ -43,7 +43,7 @@ KEYS = PseudonymKeys.from_secret(bytes(range(32)))
 FRACTION, SIDE, LABELS = 0.3, 16, ("lesion", "other")
 Sum = npt.NDArray[np.float64]
 
-SHARE = 3e-5  # of the bound: what the slack has for the order in which the others are added
+SHARE = 1e-9  # of the bound: what one patient more may move of the others' sum
 
 
 # ── the people ──

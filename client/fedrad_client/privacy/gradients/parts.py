@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 4096  # numbers whose squares are added in float32: 256 for each of 16 lanes, so that a norm errs by 2e-5 of itself at most
-_TOGETHER = 16  # patients who are added in float32: their sum errs by 16 × 2⁻²⁴ of their bounds' sum at most
 _LARGEST = 1e15  # of a block's norm in float32, whose square leaves its range further up
-_FACTORS = (1e-30, 1e30)  # that float32 holds with all of its digits
 _CANCELLED = 1e-6  # of a Gram norm's square: below it float64 has too few digits left, and the gradient itself is formed
 _LOST = 1e-12  # below it also the sum: then the very numbers of the norm are added
 
@@ -53,16 +51,10 @@ class Rows:
         return squared_norms(self.gradients.flatten(1))
 
     def weighted(self, factors: Tensor) -> Tensor:
-        flat = self.gradients.flatten(1)
-        added = torch.zeros(flat.shape[1], dtype=torch.float64, device=flat.device)
-        for start in range(0, len(flat), _TOGETHER):
-            some, share = flat[start : start + _TOGETHER], factors[start : start + _TOGETHER]
-            counted = share != 0
-            if not bool(counted.all()):  # by selection: 0 × NaN is NaN
-                some, share = some[counted], share[counted]
-            if len(share):
-                added += _sum_under(share, some)
-        return added
+        flat, counted = self.gradients.flatten(1), factors != 0
+        if not bool(counted.all()):  # by selection: 0 × NaN is NaN
+            flat, factors = flat[counted], factors[counted]
+        return _sum_under(factors, flat)
 
     def rows(self) -> Tensor:
         return self.gradients
@@ -202,11 +194,8 @@ def _gram(maps: Tensor, count: int) -> Tensor:
 
 
 def _sum_under(factors: Tensor, rows: Tensor) -> Tensor:
-    """(k,) float64, (k, d) -> (d,) float64."""
-    least, most = _FACTORS
-    if rows.dtype == torch.float64 or float(factors.min()) < least or float(factors.max()) > most:
-        return torch.cat([factors @ part.double() for part in torch.split(rows, _BLOCK, dim=1)])
-    return (factors.to(rows.dtype) @ rows).double()
+    """(k,) float64, (k, d) -> (d,) float64. In float32 one patient more in the middle would move what all later ones add."""
+    return torch.cat([factors @ part.double() for part in torch.split(rows, _BLOCK, dim=1)])
 
 
 def sum_by_owner(each: Tensor, owner: Tensor) -> Tensor:
