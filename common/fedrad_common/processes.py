@@ -52,7 +52,7 @@ def keep_memory() -> None:
     mallopt = getattr(_LIBC, "mallopt", None)  # another C library has its own ways
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
-        mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the most that an int holds: never
 
 
 def give_back() -> None:

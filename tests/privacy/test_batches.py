@@ -208,11 +208,11 @@ def test_a_retry_draws_no_patient_no_image_and_no_noise_again(monkeypatch: pytes
 def test_memory_that_runs_out_while_clipping_counts_nobody_twice(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = getattr(parts, where), [0]
 
-    def full(*arguments: object):
+    def full(*arguments: object, **named: object):
         calls[0] += 1
         if calls[0] == 2:  # the second parameter's
             raise torch.OutOfMemoryError
-        return real(*arguments)
+        return real(*arguments, **named)
 
     data = dataset((1,) * 12)
     known = difference(data, micro_batch=4)
@@ -284,11 +284,11 @@ class Failing(Rows):
 
     asked = 0
 
-    def weighted(self, factors: torch.Tensor) -> torch.Tensor:
+    def weighted(self, factors: torch.Tensor, *, out: torch.Tensor) -> None:
         Failing.asked += 1
         if Failing.asked == 2:
             raise RuntimeError("out of memory")
-        return super().weighted(factors)
+        super().weighted(factors, out=out)
 
 
 def test_a_failed_clip_adds_nothing() -> None:
@@ -297,6 +297,6 @@ def test_a_failed_clip_adds_nothing() -> None:
         torch.optim.SGD(network.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=1.0, expected_batch=1.0
     )
     with pytest.raises(RuntimeError):
-        optimizer.accumulate(Parts({weight: Failing(torch.ones(2, *weight.shape)) for weight in network.parameters()}, 2))
+        optimizer.accumulate(Parts({weight: Failing(torch.ones(2, weight.numel()), weight.shape) for weight in network.parameters()}, 2))
 
     assert all(parameter.summed_grad is None for parameter in network.parameters())

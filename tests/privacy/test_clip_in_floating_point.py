@@ -128,6 +128,13 @@ def test_no_vector_of_float32_is_taken_for_a_shorter_one(row: Tensor) -> None:
         assert float(parameter.grad.double().norm()) <= 1
 
 
+def products(left: Tensor, right: Tensor) -> Products:
+    """(n, d, T) and (n, p, T), a patient each."""
+    return Products(
+        left.transpose(1, 2).double(), right.transpose(1, 2).double(), torch.arange(len(left)), torch.Size((left.shape[1], right.shape[1]))
+    )
+
+
 def test_a_norm_from_gram_matrices_in_float32_overshoots_where_this_one_does_not() -> None:
     """The control: ghost clipping adds up products of places of a map; where they cancel, float32 loses the norm itself."""
     torch.manual_seed(0)
@@ -139,7 +146,7 @@ def test_a_norm_from_gram_matrices_in_float32_overshoots_where_this_one_does_not
     true = float(torch.linalg.matrix_norm(b.double() @ a.double().T))
 
     ghost = float(((a.T @ a) * (b.T @ b)).sum().clamp(min=1e-30).sqrt())
-    part = Products(backprop.flatten(2), activation.flatten(2), torch.tensor([0]), layer.weight.shape)
+    part = products(backprop.flatten(2), activation.flatten(2))
     assert true / ghost > 1.001 or true / ghost < 0.999  # off by more than a tenth of a per cent, in either direction
 
     optimizer = PatientOptimizer(
@@ -155,7 +162,7 @@ def test_a_norm_from_gram_matrices_has_the_digits_of_float64_where_a_hundredth_o
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(4, 8, 1, generator=generator), torch.randn(4, 32, 1, generator=generator)
     left, right = torch.cat([left, -left], 2), torch.cat([right, right + 1e-2 * torch.randn(4, 32, 1, generator=generator)], 2)
-    part = Products(left, right, torch.arange(4), torch.Size((8, 32)))
+    part = products(left, right)
 
     assert part.squares.tolist() == pytest.approx(part.rows().double().flatten(1).square().sum(1).tolist(), rel=1e-4)
     exact = torch.bmm(left.double(), right.double().transpose(1, 2)).flatten(1).square().sum(1)
@@ -170,7 +177,7 @@ def test_where_a_patients_terms_cancel_to_the_last_digit_what_is_added_is_still_
     left, right = torch.randn(4, 8, 1, generator=generator), torch.randn(4, 32, 1, generator=generator)
     left, right = torch.cat([left, -left], 2), torch.cat([right, right + scale * torch.randn(4, 32, 1, generator=generator)], 2)
     left[2] *= 1e18
-    part = Products(left, right, torch.arange(4), torch.Size((8, 32)))
+    part = products(left, right)
     alone = torch.bmm(left.double(), right.double().transpose(1, 2)).flatten(1)
     parameter = nn.Parameter(torch.zeros(8, 32))
     optimizer = PatientOptimizer(
@@ -186,10 +193,11 @@ def test_where_a_patients_terms_cancel_to_the_last_digit_what_is_added_is_still_
 def test_a_patient_that_adds_nothing_keeps_what_is_not_finite_to_itself() -> None:
     left, right = torch.ones(3, 2, 2), torch.ones(3, 5, 2)
     left[1, 0, 0] = torch.inf
-    for part in (Products(left, right, torch.arange(3), torch.Size((2, 5))), Rows(torch.bmm(left, right.transpose(1, 2)))):
+    for part in (products(left, right), Rows(torch.bmm(left, right.transpose(1, 2)).flatten(1), torch.Size((2, 5)))):
         assert part.squares[[0, 2]].tolist() == pytest.approx([40, 40], rel=1e-6)
         assert not part.squares[1].isfinite()
-        assert part.weighted(torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)).tolist() == [4.0] * 10
+        part.weighted(torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64), out=(added := torch.empty(10, dtype=torch.float64)))
+        assert added.tolist() == [4.0] * 10
 
 
 # ── last bits ──

@@ -123,7 +123,9 @@ def test_norms_and_weighted_sums_are_those_of_a_loop_in_float64(name: str, views
     squares = torch.stack([each.flatten(1).square().sum(1) for each in expected]).sum(0)
 
     torch.testing.assert_close(parts.squares(), squares, rtol=1e-12, atol=0)
-    sums = dict(parts.weighted(factors))
+    sums = {parameter: torch.empty(parameter.numel(), dtype=torch.float64) for parameter in parts.by_weight}
+    for parameter, part in parts.by_weight.items():
+        part.weighted(factors, out=sums[parameter])
     for parameter, each in zip(module.parameters(), expected, strict=True):
         wanted = factors @ each.flatten(1)
         torch.testing.assert_close(sums[parameter], wanted, rtol=0, atol=1e-12 * float(wanted.abs().max()) + 1e-300)

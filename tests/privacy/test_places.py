@@ -59,12 +59,11 @@ def test_a_patients_norm_does_not_depend_on_how_many_share_the_micro_batch(n: in
     parameters = list(module)
     sums, norms = [], []
     for count in (1, n):
-        for parameter in parameters:
-            parameter.summed_grad = None
+        optimizer.zero_grad(set_to_none=True)
         parts = Parts.of_rows({parameter: each[:count] for parameter, each in zip(parameters, rows, strict=True)})
         norms.append(parts.squares())
         optimizer.accumulate(parts)
-        sums.append(torch.cat([parameter.summed_grad.flatten() for parameter in parameters]))
+        sums.append(torch.cat([parameter.summed_grad.flatten() for parameter in parameters]).clone())
 
     assert torch.equal(norms[1], norms[0].expand(n))
     assert float((sums[1] - n * sums[0]).norm()) <= 1e-9 / GRID  # in steps

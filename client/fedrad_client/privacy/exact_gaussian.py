@@ -80,10 +80,7 @@ def _undecided(squared: Floats, off: Floats, scale: float) -> list[int]:
 
 
 def _within(values: Floats, low: float, high: float) -> bool:
-    import torch
-
-    least, most = torch.aminmax(torch.from_numpy(values))  # both in one pass
-    return low <= least.item() and most.item() <= high
+    return bool(low <= values.min() and values.max() <= high)
 
 
 def _decided(squared_radius: float, off: float, scale: float) -> bool:

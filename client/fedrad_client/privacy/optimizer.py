@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ SLACK = 1e-4  # of the clip norm: see `PatientOptimizer`
 
 class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
     """Release of a step: round(sum of clipped gradients) + round(noise), in multiples of the grid, over the expected batch. The noise is
-    drawn once a step, for parameters in their order; with no patient at all it is the whole release.
+    drawn once a step, for all weights in their order; with no patient at all it is the whole release.
 
     What one patient changes in that sum is at most `max_grad_norm`, the sensitivity that the accountant is told, in floating point too
     (privacy.md, rules 7 and 8), because a gradient is clipped to the lower `bound`. The difference pays for:
@@ -46,8 +47,10 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
         )
         self._noise = noise
         self._drawer: ThreadPoolExecutor | None = None
-        self._ahead: Future[list[Floats]] | None = None  # the next step's noise, by parameter
-        self.n_parameters = sum(parameter.numel() for parameter in self.params)
+        self._ahead: Future[Floats] | None = None  # the next step's noise
+        self._places, self.n_parameters = _places(self.params)
+        self._sums = _Sums(self.n_parameters, self.params[0].device)
+        self._released: npt.NDArray[np.floating[Any]] | None = None
         self.bound = clip_norm * (1 - SLACK - math.sqrt(self.n_parameters) * GRID)
 
     def accumulate(self, parts: Parts) -> None:
@@ -60,12 +63,13 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
         finite = torch.isfinite(squares)
         factors = (self.bound / squares.sqrt().clamp(min=1e-300)).clamp(max=1.0) / (self.max_grad_norm * GRID)
         factors = torch.where(finite, factors, torch.zeros_like(factors))
-        totals: list[tuple[Any, Tensor]] = list(parts.weighted(factors))
-        for parameter, total in totals:  # only now, and in place: nothing here can run out of memory
-            if parameter.summed_grad is None:
-                parameter.summed_grad = total.view(parameter.shape)
-            else:
-                parameter.summed_grad.add_(total.view(parameter.shape))
+        with self._sums.more() as into:
+            rest = dict(self._places)
+            for parameter, part in parts.by_weight.items():
+                part.weighted(factors, out=into[rest.pop(parameter)])
+            for place in rest.values():
+                into[place].zero_()
+        self._show_sums()
 
     def draw_ahead(self) -> None:
         """Begin to draw the next step's noise beside whatever comes before it: the same draws, for they depend on nothing else.
@@ -75,43 +79,47 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
         worth_it = self.n_parameters >= LARGE and torch.get_num_threads() > 1
         if self._ahead is None and self.noise_multiplier > 0 and worth_it:
             self._drawer = self._drawer or ThreadPoolExecutor(1, thread_name_prefix="noise")
-            self._ahead = self._drawer.submit(lambda: [self._drawn(parameter.numel()) for parameter in self.params])
+            self._ahead = self._drawer.submit(self._drawn)
 
-    def _drawn(self, count: int) -> Floats:
-        out = np.empty(count)
-        for where, noise in self._draws(count):
+    def _drawn(self) -> Floats:
+        out = np.empty(self.n_parameters)
+        for where, noise in self._draws():
             out[where] = noise
         return out
 
-    def _draws(self, count: int) -> Iterator[tuple[slice, Floats]]:
-        return self._noise.grid_normal_parts(count, scale=self.noise_multiplier / GRID)
+    def _draws(self) -> Iterator[tuple[slice, Floats]]:
+        return self._noise.grid_normal_parts(self.n_parameters, scale=self.noise_multiplier / GRID)
 
     def add_noise(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        drawn = None if ahead is None else ahead.result()
-        for number, parameter in enumerate(self.params):
-            total = parameter.summed_grad.cpu().flatten().numpy()
-            released = np.empty(total.shape, dtype=np.float64 if parameter.dtype == torch.float64 else np.float32)
-            for where, noise in self._noise_parts(len(total), None if drawn is None else drawn[number]):
-                steps = np.rint(total[where])
-                steps += noise  # whole numbers, exact below 2⁵³; what was -0 is 0 now
-                np.multiply(steps, self.max_grad_norm * GRID, out=released[where], casting="same_kind")
-            parameter.grad = torch.from_numpy(released).view(parameter.shape).to(parameter.device, parameter.dtype)
+        """Gradients are views of one buffer, which the next step uses again."""
+        total = self._sums.total.cpu().numpy()
+        if self._released is None:
+            self._released = np.empty(len(total), dtype=np.float64 if self.params[0].dtype == torch.float64 else np.float32)
+        for where, noise in self._noise_parts():
+            steps = np.rint(total[where])
+            steps += noise  # whole numbers, exact below 2⁵³; what was -0 is 0 now
+            np.multiply(steps, self.max_grad_norm * GRID, out=self._released[where], casting="same_kind")
+        released = torch.from_numpy(self._released).to(self._sums.total.device)
+        for parameter, place in self._places.items():
+            parameter.grad = released[place].view(parameter.shape)
 
-    def _noise_parts(self, count: int, drawn: Floats | None) -> Iterator[tuple[slice, Floats]]:
+    def _noise_parts(self) -> Iterator[tuple[slice, Floats]]:
         """Draws in steps of the grid, and where they belong; zeros where a simulation wants no noise."""
-        if drawn is None and self.noise_multiplier > 0:
-            yield from self._draws(count)
+        ahead, self._ahead = self._ahead, None
+        if ahead is None and self.noise_multiplier > 0:
+            yield from self._draws()
             return
-        for start in range(0, count, _PART):
-            where = slice(start, min(start + _PART, count))
+        drawn = None if ahead is None else ahead.result()
+        for start in range(0, self.n_parameters, _PART):
+            where = slice(start, min(start + _PART, self.n_parameters))
             yield where, np.zeros(where.stop - start) if drawn is None else drawn[where]
 
     def pre_step(self, closure: None = None) -> bool:
         """Noise is added once, whatever the number of micro-batches, and also to none."""
-        for parameter in self.params:
-            if parameter.summed_grad is None:
-                parameter.summed_grad = torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
+        if self._sums.empty:
+            with self._sums.more() as into:
+                into.zero_()
+            self._show_sums()
         self.add_noise()
         self.scale_grad()
         return True
@@ -119,3 +127,41 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
     @property
     def accumulated_iterations(self) -> int:
         return 1  # micro-batches are summed before the division
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        super().zero_grad(set_to_none)
+        self._sums.empty = True
+
+    def _show_sums(self) -> None:
+        """To Opacus, whose name for them this is."""
+        parameter: Any
+        for parameter, place in self._places.items():
+            parameter.summed_grad = self._sums.total[place].view(parameter.shape)
+
+
+class _Sums:
+    """One flat vector for all weights, (d,) float64: kept from step to step, for fresh memory costs as much as the sum."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.empty = True
+        self.total = torch.empty(size, dtype=torch.float64, device=device)
+        self._one: Tensor | None = None
+
+    @contextlib.contextmanager
+    def more(self) -> Iterator[Tensor]:
+        """(d,) to be overwritten with what one micro-batch adds. If that fails, it has added nothing."""
+        if self.empty:
+            yield self.total
+        else:
+            self._one = torch.empty_like(self.total) if self._one is None else self._one
+            yield self._one
+            self.total.add_(self._one)
+        self.empty = False
+
+
+def _places(parameters: Sequence[Tensor]) -> tuple[dict[Tensor, slice], int]:
+    """Where each parameter lies in one flat vector, and how long that is."""
+    places, end = {}, 0
+    for parameter in parameters:
+        places[parameter] = slice(end, end := end + parameter.numel())
+    return places, end

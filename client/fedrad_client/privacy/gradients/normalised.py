@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy.gradients.parts import Part, Rows, sum_by_owner
-from fedrad_client.privacy.gradients.rules import Owners
+from fedrad_client.privacy.gradients.parts import Owners, Part, Rows, sum_by_owner
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Normalised:
 
     def parts(self, owners: Owners) -> dict[Tensor, Part]:
         each = ((self.layer.weight, self.weight), (self.layer.bias, self.bias))
-        return {parameter: Rows(sum_by_owner(rows, owners.map)) for parameter, rows in each}
+        return {parameter: Rows(sum_by_owner(rows, owners.map), parameter.shape) for parameter, rows in each}
 
 
 def normalise_apart(maps: Tensor, layer: nn.GroupNorm, into: list[Normalised]) -> Tensor:

@@ -10,7 +10,7 @@ weights of an adversary make them cancel.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,8 +31,8 @@ class Part(Protocol):
         """(n_patients,) float64; infinite or NaN where a gradient is."""
         ...
 
-    def weighted(self, factors: Tensor) -> Tensor:
-        """Args: factors: (n_patients,) float64; 0 for whom nothing is added, whatever its gradient. Returns: (d,) float64."""
+    def weighted(self, factors: Tensor, *, out: Tensor) -> None:
+        """Args: factors: (n_patients,) float64; 0 for whom nothing is added, whatever its gradient. out: (d,) float64, overwritten."""
         ...
 
     def rows(self) -> Tensor:
@@ -41,44 +41,80 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Every patient's gradient, (n_patients, *shape)."""
+class Owners:
+    """Whose the maps of a pass are."""
 
-    gradients: Tensor
+    image: Tensor  # (n,) int64, ascending from 0 without gaps: the patient of each image
+    views: int  # of each image, which follow each other
+
+    @functools.cached_property
+    def map(self) -> Tensor:
+        """(n × views,)."""
+        return self.image if self.views == 1 else self.image.repeat_interleave(self.views)
+
+    @functools.cached_property
+    def n_patients(self) -> int:
+        return int(self.image[-1]) + 1
+
+    @functools.cached_property
+    def most_maps(self) -> int:
+        """Of one patient."""
+        return int(torch.bincount(self.image).max()) * self.views
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order a gradient's numbers lie as it is made, where that is not the weights': `shape`, whose `axes` give theirs."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def restored(self, made: Tensor) -> Tensor:
+        """(n, d) -> (n, d) in the weights' order."""
+        return made.view(-1, *self.shape).permute(0, *(1 + axis for axis in self.axes)).flatten(1)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every patient's gradient."""
+
+    gradients: Tensor  # (n_patients, d)
+    shape: torch.Size  # of the weights
+    order: Order | None = None
 
     @functools.cached_property
     def squares(self) -> Tensor:
-        return squared_norms(self.gradients.flatten(1))
+        return squared_norms(self.gradients)
 
-    def weighted(self, factors: Tensor) -> Tensor:
-        flat, counted = self.gradients.flatten(1), factors != 0
+    def weighted(self, factors: Tensor, *, out: Tensor) -> None:
+        flat, counted = self.gradients, factors != 0
         if not bool(counted.all()):  # by selection: 0 × NaN is NaN
             flat, factors = flat[counted], factors[counted]
-        return _sum_under(factors, flat)
+        into = out if self.order is None else torch.empty_like(out)
+        _sum_under(factors, flat, out=into)
+        if self.order is not None:
+            out.copy_(self.order.restored(into)[0])
 
     def rows(self) -> Tensor:
-        return self.gradients
+        flat = self.gradients if self.order is None else self.order.restored(self.gradients)
+        return flat.view(-1, *self.shape)
 
 
 @dataclass(frozen=True)
 class Products:
-    """Gradients left @ rightᵀ, added over a patient's maps."""
+    """Gradients leftᵀ @ right, added over a patient's maps."""
 
-    left: Tensor  # (n_maps, d, T) at the layer's output
-    right: Tensor  # (n_maps, p, T) at its input, unfolded
+    left: Tensor  # (n_maps, T, d) float64, at the layer's output
+    right: Tensor  # (n_maps, T, p) float64, at its input, unfolded
     owner: Tensor  # (n_maps,) ascending from 0 without gaps: whose
     shape: torch.Size  # of the weights: d × p numbers
+    order: Order | None = None
 
     apart: dict[int, Tensor] = field(default_factory=dict)  # (d × p,) float64, of patients whose terms cancel nearly altogether
 
     @functools.cached_property
-    def _wide(self) -> tuple[Tensor, Tensor]:
-        """(n_maps, T, d) and (n_maps, T, p)."""
-        return _widened(self.left), _widened(self.right)
-
-    @functools.cached_property
     def squares(self) -> Tensor:
-        left, right = self._wide
+        left, right = self.left, self.right
         counts = torch.bincount(self.owner)
         squares = torch.zeros(len(counts), dtype=torch.float64, device=left.device)
         for count in sorted(set(counts.tolist())):
@@ -101,11 +137,11 @@ class Products:
 
     def _row(self, patient: int) -> Tensor:
         """(d × p,) float64."""
-        left, right = (part[self.owner == patient].flatten(0, 1) for part in self._wide)
+        left, right = (part[self.owner == patient].flatten(0, 1) for part in (self.left, self.right))
         return (left.T @ right).flatten()
 
-    def weighted(self, factors: Tensor) -> Tensor:
-        left, right = self._wide
+    def weighted(self, factors: Tensor, *, out: Tensor) -> None:
+        left, right = self.left, self.right
         _ = self.squares  # which tells whose gradient is to be added as it was formed
         shared = factors.clone()
         for patient in self.apart:
@@ -114,15 +150,17 @@ class Products:
         if not bool(counted.all()):
             left, right = left[counted], right[counted]
         scaled = left * shared[self.owner[counted]][:, None, None]
-        added = (scaled.flatten(0, 1).T @ right.flatten(0, 1)).flatten()
+        into = out if self.order is None else torch.empty_like(out)
+        torch.mm(scaled.flatten(0, 1).T, right.flatten(0, 1), out=into.view(left.shape[2], right.shape[2]))
         for patient, row in self.apart.items():
             if float(factors[patient]) != 0:
-                added += factors[patient] * row
-        return added
+                into += factors[patient] * row
+        if self.order is not None:
+            out.copy_(self.order.restored(into)[0])
 
     def rows(self) -> Tensor:
-        each = torch.bmm(self.left, self.right.transpose(1, 2)).reshape(-1, *self.shape)
-        return sum_by_owner(each, self.owner)
+        each = sum_by_owner(torch.bmm(self.left.transpose(1, 2), self.right).flatten(1), self.owner)
+        return (each if self.order is None else self.order.restored(each)).view(-1, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -137,17 +175,13 @@ class Parts:
     def of_rows(gradients: dict[Tensor, Tensor]) -> Parts:
         """(n_patients, *shape) by parameter."""
         n_patients = len(next(iter(gradients.values()))) if gradients else 0
-        return Parts({parameter: Rows(rows) for parameter, rows in gradients.items()}, n_patients)
+        return Parts({parameter: Rows(rows.flatten(1), parameter.shape) for parameter, rows in gradients.items()}, n_patients)
 
     def squares(self) -> Tensor:
         """(n_patients,) float64; NaN or infinite where a gradient is not finite."""
         parts = [part.squares for part in self.by_weight.values()]
         total = torch.stack(parts).sum(0) if parts else torch.zeros(self.n_patients, dtype=torch.float64)
         return total if self.spoilt is None else total.masked_fill(self.spoilt, torch.nan)
-
-    def weighted(self, factors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for parameter, part in self.by_weight.items():
-            yield parameter, part.weighted(factors)
 
     def rows(self) -> dict[Tensor, Tensor]:
         """(n_patients, *shape) by parameter; all NaN for whom it is not finite."""
@@ -181,10 +215,9 @@ def _wide_square(row: Tensor) -> Tensor:
     return torch.stack([part.double().square().sum() for part in torch.split(row, 2 * _BLOCK)]).sum()
 
 
-def _widened(maps: Tensor) -> Tensor:
-    """(n, c, T) -> (n, T, c) float64, in one pass."""
-    n, channels, columns = maps.shape
-    return torch.empty((n, columns, channels), dtype=torch.float64, device=maps.device).copy_(maps.transpose(1, 2))
+def widened(maps: Tensor) -> Tensor:
+    """In float64 and contiguous, in one pass."""
+    return torch.empty(maps.shape, dtype=torch.float64, device=maps.device).copy_(maps)
 
 
 def _gram(maps: Tensor, count: int) -> Tensor:
@@ -193,9 +226,10 @@ def _gram(maps: Tensor, count: int) -> Tensor:
     return torch.bmm(maps, maps.transpose(1, 2))
 
 
-def _sum_under(factors: Tensor, rows: Tensor) -> Tensor:
+def _sum_under(factors: Tensor, rows: Tensor, *, out: Tensor) -> None:
     """(k,) float64, (k, d) -> (d,) float64. In float32 one patient more in the middle would move what all later ones add."""
-    return torch.cat([factors @ part.double() for part in torch.split(rows, _BLOCK, dim=1)])
+    for part, into in zip(torch.split(rows, _BLOCK, dim=1), torch.split(out, _BLOCK), strict=True):
+        torch.mv(part.double().T, factors, out=into)
 
 
 def sum_by_owner(each: Tensor, owner: Tensor) -> Tensor:
@@ -214,4 +248,4 @@ def joined(parts: Iterable[Part]) -> Part:
     total = every[0].rows()
     for part in every[1:]:
         total = total + part.rows()
-    return Rows(total)
+    return Rows(total.flatten(1), total.shape[1:])

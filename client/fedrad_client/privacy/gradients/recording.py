@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrad_client.privacy.gradients.normalised import Normalised, normalise_apart
-from fedrad_client.privacy.gradients.parts import Part, Parts, joined
-from fedrad_client.privacy.gradients.rules import Owners, parts_of
+from fedrad_client.privacy.gradients.parts import Owners, Part, Parts, joined
+from fedrad_client.privacy.gradients.rules import parts_of
 from fedrad_common.errors import ConfigError
 
 

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrad_client.privacy.gradients.parts import Part, Products, Rows, sum_by_owner
+from fedrad_client.privacy.gradients.convolutions import PLAIN, TRANSPOSED, convolution
+from fedrad_client.privacy.gradients.forms import Sizes, as_products
+from fedrad_client.privacy.gradients.parts import Owners, Part, Products, Rows, sum_by_owner, widened
 
-# Measured on a CPU, 32 images. As products, never multiplied out: few columns a patient, and the more weights, the more columns still pay.
-_PRODUCTS = ((8, 2**14), (32, 2**17))  # columns at most, weights at least
-# Unfolded patches, an image at a time: on maps of less than so many pixels, and with more than so many outputs on up to twice as many.
-_SMALL_MAP, _MANY_OUTPUTS = 64, 64
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Whose the maps of a pass are."""
-
-    image: Tensor  # (n,) int64, ascending from 0 without gaps: the patient of each image
-    views: int  # of each image, which follow each other
-
-    @property
-    def map(self) -> Tensor:
-        """(n × views,)."""
-        return self.image.repeat_interleave(self.views)
-
-    @property
-    def n_patients(self) -> int:
-        return int(self.image[-1]) + 1
-
-    @property
-    def most_maps(self) -> int:
-        """Of one patient."""
-        return int(torch.bincount(self.image).max()) * self.views
+Gradients = dict[Tensor, Tensor]  # (n, *shape) by parameter, an image or map each
 
 
 def parts_of(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: Owners) -> dict[Tensor, Part]:
@@ -44,76 +21,57 @@ def parts_of(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: Own
     Args:
         activation: (n_maps, …) what went in. backprop: (n_maps, …) the gradient at what came out.
     """
-    if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
-        return _convolution(layer, activation, backprop, owners)
-    if type(layer) is nn.Linear and activation.dim() == 2:
+    if type(layer) in (*PLAIN, *TRANSPOSED):
+        return convolution(layer, activation, backprop, owners)
+    if type(layer) is nn.Linear:
         return _linear(layer, activation, backprop, owners)
-    if type(layer) is nn.GroupNorm and layer.affine:
-        gradients = _group_norm(layer, activation, backprop)
-    else:
-        gradients = _opacus_rule(layer, activation, backprop)
-    return {parameter: Rows(sum_by_owner(each, owners.map)) for parameter, each in gradients.items()}
+    rule = _RULES.get(type(layer), _opacus_rule)
+    gradients = rule(layer, activation, backprop)
+    return {parameter: Rows(sum_by_owner(each.flatten(1), owners.map), parameter.shape) for parameter, each in gradients.items()}
+
+
+def is_covered(layer: nn.Module) -> bool:
+    """Has a rule here; others' gradients come from Opacus' samplers, which form them all."""
+    return type(layer) in (*PLAIN, *TRANSPOSED, nn.Linear) or type(layer) in _RULES
 
 
 def _linear(layer: nn.Linear, activation: Tensor, backprop: Tensor, owners: Owners) -> dict[Tensor, Part]:
-    made: dict[Tensor, Part] = {layer.weight: Products(backprop[:, :, None], activation[:, :, None], owners.map, layer.weight.shape)}
-    if layer.bias is not None:
-        made[layer.bias] = Rows(sum_by_owner(backprop, owners.map))
-    return made
-
-
-def _convolution(layer: nn.Conv2d, activation: Tensor, backprop: Tensor, owners: Owners) -> dict[Tensor, Part]:
-    pixels, weights = backprop.shape[2] * backprop.shape[3], layer.weight.numel()
-    if any(pixels * owners.most_maps <= columns and weights >= least for columns, least in _PRODUCTS):
-        part: Part = Products(backprop.flatten(2), _patches(layer, activation), owners.map, layer.weight.shape)
-    elif _is_pointwise(layer) or pixels < _SMALL_MAP or (pixels <= 2 * _SMALL_MAP and layer.out_channels > _MANY_OUTPUTS):
-        sides = (_side_by_side(maps, owners.views) for maps in (backprop.flatten(2), _patches(layer, activation)))
-        left, right = sides
-        each = torch.bmm(left, right.transpose(1, 2)).reshape(-1, *layer.weight.shape)
-        part = Rows(sum_by_owner(each, owners.image))
+    """(n, …, p) and (n, …, d): whatever lies between, as an attention's tokens, are columns."""
+    left, right = (part.reshape(len(part), -1, part.shape[-1]) for part in (backprop, activation))
+    sizes = Sizes(layer.out_features, layer.in_features, left.shape[1], owners.most_maps)
+    if as_products(sizes, device=left.device.type):
+        weight: Part = Products(widened(left), widened(right), owners.map, layer.weight.shape)
     else:
-        part = Rows(sum_by_owner(_as_groups(layer, activation, backprop, owners.views), owners.image))
-    made = {layer.weight: part}
+        weight = Rows(sum_by_owner(torch.bmm(left.transpose(1, 2), right).flatten(1), owners.map), layer.weight.shape)
+    made = {layer.weight: weight}
     if layer.bias is not None:
-        made[layer.bias] = Rows(sum_by_owner(backprop.sum(dim=(2, 3)), owners.map))
+        made[layer.bias] = Rows(sum_by_owner(left.sum(1), owners.map), layer.bias.shape)
     return made
 
 
-def _is_pointwise(layer: nn.Conv2d) -> bool:
-    return layer.kernel_size == (1, 1) and layer.padding == (0, 0)
+def _layer_norm(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
+    assert isinstance(layer, nn.LayerNorm)
+    inner = len(layer.normalized_shape)
+    normal = functional.layer_norm(activation, layer.normalized_shape, eps=layer.eps)
+    scale, shift = (part.reshape(len(part), -1, *part.shape[part.dim() - inner :]).sum(1) for part in (normal * backprop, backprop))
+    return _of_both(layer, scale, shift)
 
 
-def _patches(layer: nn.Conv2d, activation: Tensor) -> Tensor:
-    """(n, C, H, W) -> (n, inputs of one output pixel, output pixels)."""
-    if _is_pointwise(layer):
-        down, right = layer.stride
-        return activation[:, :, ::down, ::right].flatten(2)
-    return functional.unfold(activation, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+def _instance_norm(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
+    assert isinstance(layer, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d)
+    normal = functional.instance_norm(activation, eps=layer.eps)
+    scale, shift = ((part.flatten(2).sum(2)) for part in (normal * backprop, backprop))
+    return _of_both(layer, scale, shift)
 
 
-def _as_groups(layer: nn.Conv2d, activation: Tensor, backprop: Tensor, views: int) -> Tensor:
-    """(n, *shape): the images as groups of one convolution over their views, nearly at the price of plain training's weight gradient."""
-    n = len(activation) // views
-    weight: Tensor = torch.ops.aten.convolution_backward(
-        _fold(backprop, views), _fold(activation, views), layer.weight.repeat(n, 1, 1, 1), None,
-        layer.stride, layer.padding, layer.dilation, False, [0, 0], n, [False, True, False],
-    )[1]  # fmt: skip
-    return weight.reshape(n, *layer.weight.shape)
+def _of_both(layer: nn.Module, scale: Tensor, shift: Tensor) -> Gradients:
+    made = {"weight": scale, "bias": shift}
+    return {parameter: made[name] for name, parameter in layer.named_parameters(recurse=False)}
 
 
-def _side_by_side(maps: Tensor, views: int) -> Tensor:
-    """(n × views, C, P) -> (n, C, views × P)."""
-    return maps if views == 1 else maps.reshape(-1, views, *maps.shape[1:]).transpose(1, 2).flatten(2)
-
-
-def _fold(maps: Tensor, views: int) -> Tensor:
-    """(n × views, C, H, W) -> (views, n × C, H, W)."""
-    n, (channels, height, width) = len(maps) // views, maps.shape[1:]
-    return maps.reshape(n, views, channels, height, width).transpose(0, 1).reshape(views, n * channels, height, width)
-
-
-def _group_norm(layer: nn.GroupNorm, activation: Tensor, backprop: Tensor) -> dict[Tensor, Tensor]:
+def _group_norm(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
     """(n, C) each. The images as channels of one image: torch's own kernel then keeps them apart."""
+    assert isinstance(layer, nn.GroupNorm)
     n, channels = activation.shape[:2]
     pixels, groups = activation[0, 0].numel(), layer.num_groups
     activation, backprop = activation.contiguous(), backprop.contiguous()
@@ -125,7 +83,7 @@ def _group_norm(layer: nn.GroupNorm, activation: Tensor, backprop: Tensor) -> di
     return {layer.weight: weight.view(n, channels), layer.bias: bias.view(n, channels)}
 
 
-def _opacus_rule(layer: nn.Module, activation: Tensor, backprop: Tensor) -> dict[Tensor, Tensor]:
+def _opacus_rule(layer: nn.Module, activation: Tensor, backprop: Tensor) -> Gradients:
     from opacus.grad_sample import GradSampleModule
     from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
 
@@ -136,3 +94,12 @@ def _opacus_rule(layer: nn.Module, activation: Tensor, backprop: Tensor) -> dict
         sampler = ft_compute_per_sample_gradient
     gradients: dict[Tensor, Tensor] = sampler(layer, [activation], backprop)
     return gradients
+
+
+_RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Gradients]] = {
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.InstanceNorm1d: _instance_norm,
+    nn.InstanceNorm2d: _instance_norm,
+    nn.InstanceNorm3d: _instance_norm,
+}
