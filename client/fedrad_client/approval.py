@@ -98,7 +98,7 @@ def preview(
     if config.policy.metrics == "none":
         plan = plan.model_copy(update={"evaluation": "none", "evaluation_noise": 0.0})
     if protocol.task.kind != "echo":  # which learns nothing, and needs no torch
-        check_trainable(protocol, plan, config.resources)
+        warnings += check_trainable(protocol, plan, config.resources)
     by_name = config.policy.approval == "run"
     approval = _approval(home, protocol.hash, account, runs=0 if by_name and runs is None else runs, run=run)
     grant = granted(approval, account.runs, protocol.hash)

@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 LEAST_OF_A_CLASS = 50  # validation patients, for exact histograms
 
 
-def check_trainable(protocol: TrainingProtocol, plan: Plan, resources: Resources) -> None:
-    """Raises ConfigError: what one patient does to an update of this network could not be told from the others' part in it."""
+def check_trainable(protocol: TrainingProtocol, plan: Plan, resources: Resources) -> tuple[str, ...]:
+    """Warnings. Raises ConfigError: what one patient does to an update of this network could not be told from the others' part in it."""
     from fedrad_client.privacy.batches import images_at_a_time
     from fedrad_client.privacy.trainable import check_network, check_places
     from fedrad_client.privacy.training import views_of
     from fedrad_client.work.tensors import choose_device
 
-    check_network(protocol)
+    warnings = check_network(protocol)
     views, device = views_of(protocol), choose_device(resources.device).type
     images = images_at_a_time(resources.micro_batch, expected_batch=plan.expected_batch, views=views, device=device)
     if plan.noise_multiplier > 0:
         check_places(protocol, images=images, views=views, device=device)
+    return warnings
 
 
 def gates(cohort: "Cohort", protocol: TrainingProtocol, declared_size: int) -> tuple[str, ...]:

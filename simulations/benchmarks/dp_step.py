@@ -27,6 +27,7 @@ from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_client.privacy.training import adding
 from fedrad_common import processes
 from fedrad_common.models import build
+from fedrad_common.models.unet import UNet
 from fedrad_common.protocol import Model
 
 CPU = torch.device("cpu")
@@ -45,18 +46,21 @@ def registered(name: str, **options: Any) -> Callable[[], nn.Module]:
     return lambda: build(Model(name=name, options=options), n_outputs=1, height=64, width=64)
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "small CNN, 64 px, B 64": (cnn, 64),
-    "ResNet-18-GN, 64 px, B 32": (registered("resnet18"), 32),
-    "DenseNet-121-GN, 64 px, B 32": (registered("densenet121"), 32),
-    "pneumonia's resnet, 64 px, B 64": (registered("resnet"), 64),
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {  # batch, size of an image
+    "small CNN, 64 px, B 64": (cnn, 64, (64, 64)),
+    "ResNet-18-GN, 64 px, B 32": (registered("resnet18"), 32, (64, 64)),
+    "DenseNet-121-GN, 64 px, B 32": (registered("densenet121"), 32, (64, 64)),
+    "U-Net-GN, 64 px, B 16": (registered("unet"), 16, (64, 64)),
+    "U-Net-GN in 3-D, 32³ voxels, B 4": (lambda: UNet(1, 32, 32, depth=32), 4, (32, 32, 32)),
+    "pneumonia's resnet, 64 px, B 64": (registered("resnet"), 64, (64, 64)),
 }
 
 
 def plain(network: nn.Module, images: Tensor, targets: Tensor, *, channels_last: bool) -> Step:
     if channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = images.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if images.dim() == 4 else torch.channels_last_3d
+        network = network.to(memory_format=layout)  # type: ignore[call-overload]
+        images = images.contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
 
     def step() -> None:
@@ -106,11 +110,17 @@ def hooks(network: nn.Module, images: Tensor, targets: Tensor) -> Step:
     return step
 
 
-def measure(make: Callable[[], nn.Module], batch: int, *, repeats: int, each: int, with_hooks: bool) -> dict[str, list[float]]:
-    """Seconds a step, by mode."""
+def pictures(batch: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(batch, 1, *size) at random, and labels."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand((batch, 1, 64, 64), generator=generator)
-    targets = (torch.rand((batch, 1), generator=generator) < 0.5).float()
+    return torch.rand((batch, 1, *size), generator=generator), (torch.rand((batch, 1), generator=generator) < 0.5).float()
+
+
+def measure(
+    make: Callable[[], nn.Module], batch: int, size: tuple[int, ...], *, repeats: int, each: int, with_hooks: bool
+) -> dict[str, list[float]]:
+    """Seconds a step, by mode."""
+    images, targets = pictures(batch, size)
     steps = {
         "plain": plain(make(), images, targets, channels_last=False),
         "plain, channels_last": plain(make(), images, targets, channels_last=True),
@@ -140,10 +150,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     np.random.seed(0)
     rows = []
-    for name, (make, batch) in NETWORKS.items():
+    for name, (make, batch, size) in NETWORKS.items():
         if options.only and options.only not in name:
             continue
-        times = measure(make, batch, repeats=options.repeats, each=options.each, with_hooks=not options.no_hooks)
+        times = measure(make, batch, size, repeats=options.repeats, each=options.each, with_hooks=not options.no_hooks)
         middle = {mode: statistics.median(each) for mode, each in times.items()}
         best = min(middle["plain"], middle["plain, channels_last"])
         rows.append(

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fakes.networks import names_and_sides
 from torch import nn
 
 from fedrad_common import models
@@ -23,11 +24,7 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-LARGE = {"resnet18", "densenet121"}  # from 32 pixels on
-SIDES = [(name, side) for name in sorted(models.MODELS) for side in (28, 64) if side > 28 or name not in LARGE]
-
-
-@pytest.mark.parametrize(("name", "side"), SIDES)
+@pytest.mark.parametrize(("name", "side"), names_and_sides(28))
 def test_every_registered_network_has_weights_and_nothing_else(name: str, side: int) -> None:
     network = make(name, side=side)
 

@@ -253,7 +253,7 @@ def test_a_part_that_failed_leaves_no_calls_behind() -> None:
     """They would hold their memory, and be taken for a part of the next one."""
     with recording(linear()) as kept:
         with contextlib.suppress(MemoryError), kept.forgetting():
-            kept.keep(nn.Identity(), (torch.ones(1),), torch.ones(1))
+            kept.keep("first", nn.Identity(), (torch.ones(1),), torch.ones(1))
             assert len(kept.calls) == 1
             raise MemoryError
         assert kept.calls == []

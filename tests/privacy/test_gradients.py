@@ -108,29 +108,6 @@ def test_a_patients_gradient_is_that_of_the_mean_over_its_images_and_views(name:
         torch.testing.assert_close(gradients[parameter].double(), expected, rtol=1e-3, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("name", ["resnet", "mixed", "norm first"])
-def test_norms_and_weighted_sums_are_those_of_a_loop_in_float64(name: str, views: int) -> None:
-    module = network(name).double()
-    every_view = OWNER.repeat_interleave(views)
-    images, targets = torch.rand(len(every_view), 1, SIDE, SIDE).double(), (torch.rand(len(every_view), 1) < 0.5).double()
-    weights = 1 / torch.bincount(every_view)[every_view].double()
-    with recording(module) as kept:
-        losses = functional.binary_cross_entropy_with_logits(module(images), targets, reduction="none").sum(1)
-        parts = kept.parts(losses * weights, owner=OWNER, views=views)
-    factors = torch.tensor([0.3, 0.0, 1.7], dtype=torch.float64)
-    expected = by_loop(module, images, targets, every_view)
-    squares = torch.stack([each.flatten(1).square().sum(1) for each in expected]).sum(0)
-
-    torch.testing.assert_close(parts.squares(), squares, rtol=1e-12, atol=0)
-    sums = {parameter: torch.empty(parameter.numel(), dtype=torch.float64) for parameter in parts.by_weight}
-    for parameter, part in parts.by_weight.items():
-        part.weighted(factors, out=sums[parameter])
-    for parameter, each in zip(module.parameters(), expected, strict=True):
-        wanted = factors @ each.flatten(1)
-        torch.testing.assert_close(sums[parameter], wanted, rtol=0, atol=1e-12 * float(wanted.abs().max()) + 1e-300)
-
-
 def test_the_network_is_as_before_afterwards() -> None:
     module = network("mixed")
     before = {name: set(vars(layer)) for name, layer in module.named_modules()}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes.networks import LARGE, names_and_sides
 from fakes.steps import SIDE, one_thread, protocol  # noqa: F401 - a fixture
 from torch import nn
 from torch.nn import functional
@@ -71,13 +72,13 @@ class Planted(nn.Module):
         ("buffer", "buffer mean: would leave the site without noise"),
         ("tied", r"again\.weight is last\.weight again"),
         ("beside", "layer inner has weights beside inner layers"),
-        ("in place", "output is changed in place"),
+        ("in place", "layer first: its output is changed in place"),
         ("input in place", "cannot be told from another's"),
         ("without its layer", r"weight first\.weight: an image's gradient in a batch is not that of the image alone"),
         ("dropout", "depends on who else is in the batch, or on chance"),
         ("memory", "depends on who else is in the batch, or on chance"),
         ("folded", "cannot be told from another's"),
-        ("recurrent", "cannot be told from another's"),
+        ("recurrent", r"layer recurrent \(LSTM\): takes or gives something else than one tensor"),
     ],
 )
 def test_a_network_without_a_gradient_for_each_patient_is_refused(fault: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,12 +151,7 @@ def test_a_loss_with_a_term_over_the_batch_is_refused(loss, message: str, monkey
         check_network(protocol(model__options={"channels": 8}))
 
 
-LARGE = {"resnet18", "densenet121"}  # of 7 and 11 million weights, from 32 pixels on
-
-
-@pytest.mark.parametrize(
-    ("name", "side"), [(name, side) for name in sorted(models.MODELS) for side in (SIDE, 64) if side > SIDE or name not in LARGE]
-)
+@pytest.mark.parametrize(("name", "side"), names_and_sides(SIDE))
 def test_every_registered_network_is_accepted_within_seconds(name: str, side: int) -> None:
     setup = protocol(model__name=name, input__height=side, input__width=side)
     check_network(setup)
@@ -165,8 +161,27 @@ def test_every_registered_network_is_accepted_within_seconds(name: str, side: in
     assert time.process_time() - begun < (8 if name in LARGE else 1)
 
 
-def test_what_opacus_or_functorch_must_compute_is_accepted_too() -> None:
-    check_network(protocol(model__options={"channels": 8, "stages": 1, "weight_standardization": True}))
+def test_what_opacus_must_compute_is_accepted_too_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(4))
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden * self.gain
+
+    class Unusual(nn.Module):
+        def __init__(self, n_outputs: int, height: int, width: int) -> None:
+            super().__init__()
+            self.first, self.gain, self.last = nn.Linear(height * width, 4), Gain(), nn.Linear(4, n_outputs)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.last(self.gain(self.first(images.flatten(1))))
+
+    assert check_network(protocol(model__options={"channels": 8, "stages": 1, "weight_standardization": True})) == ()
+    monkeypatch.setattr(models, "_constructor", lambda _: Unusual)
+    (said,) = check_network(protocol(model__name="planted"))
+    assert "layer gain (Gain) has no rule here: its gradients come from Opacus" in said
 
 
 def test_nothing_is_learned_in_an_echo() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedrad_client.privacy.gradients.precision import full_precision
 from fedrad_client.privacy.gradients.recording import recording
+from fedrad_client.privacy.gradients.rules import uncovered
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.models import build
@@ -24,15 +25,18 @@ _SAME_BITS: set[tuple[str, int, int, str]] = set()  # what this process has look
 _SPREAD = 0.1  # of what is added to the first weights: a layer that starts at zero would hide what lies before it
 
 
-def check_network(protocol: TrainingProtocol) -> None:
+def check_network(protocol: TrainingProtocol) -> tuple[str, ...]:
     """An image's loss and gradient in a batch must be those of the image alone, in float64; a guarantee for a patient rests on that.
+
+    Returns:
+        what a person should know of it: layers that cost more than others.
 
     Raises:
         ConfigError: they are not, or nothing can tell one image's gradient from another's; also whatever `build` refuses: batch
             normalisation, buffers, tied and frozen weights.
     """
     if protocol.task.kind == "echo":
-        return  # nothing is learned
+        return ()  # nothing is learned
     kind = task(protocol.task.kind)
     size = protocol.input.height, protocol.input.width
     generator = torch.Generator().manual_seed(0)
@@ -53,6 +57,10 @@ def check_network(protocol: TrainingProtocol) -> None:
                 f"model {protocol.model.name}: one image's gradient cannot be told from another's ({type(error).__name__})",
                 hint="every layer with weights takes one tensor and gives one, whose first dimension is the image; nothing in place",
             ) from None
+    return tuple(
+        f"model {protocol.model.name}: layer {layer} has no rule here: its gradients come from Opacus, several times as slow"
+        for layer in uncovered(network)
+    )
 
 
 def check_places(protocol: TrainingProtocol, *, images: int, views: int, device: str) -> None:

@@ -31,6 +31,7 @@ MODELS: dict[str, str] = {
     "resnet": "fedrad_common.models.resnet:ResNet",
     "resnet18": "fedrad_common.models.resnet18:ResNet18",
     "scatter-resnet": "fedrad_common.models.scattering:ScatterResNet",
+    "unet": "fedrad_common.models.unet:UNet",
 }
 
 

@@ -10,9 +10,13 @@ from torch.nn import functional
 class StandardizedConv2d(nn.Conv2d):
     """Convolution with weights of zero mean and unit variance for each output channel (Qiao et al. 2019; De et al. 2022 for DP-SGD)."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def centred_and_scale(self) -> tuple[Tensor, Tensor]:
+        """What is multiplied to the kernel that is used: (outputs, inputs, height, width) and (outputs, 1, 1, 1)."""
         centred = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        scale = torch.rsqrt(centred.square().mean(dim=(1, 2, 3), keepdim=True) * self.weight[0].numel() + 1e-8)
+        return centred, torch.rsqrt(centred.square().mean(dim=(1, 2, 3), keepdim=True) * self.weight[0].numel() + 1e-8)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        centred, scale = self.centred_and_scale()
         return functional.conv2d(input, centred * scale, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -90,6 +94,7 @@ class ResNet(nn.Module):
 
 
 def standardized(images: Tensor) -> Tensor:
-    """(n, 1, H, W), each image by its own mean and spread; the constant keeps a blank image finite."""
-    centred = images - images.mean((1, 2, 3), keepdim=True)
-    return centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.05)
+    """(n, 1, *size), each image by its own mean and spread; the constant keeps a blank image finite."""
+    own = tuple(range(1, images.dim()))
+    centred = images - images.mean(own, keepdim=True)
+    return centred / (centred.square().mean(own, keepdim=True).sqrt() + 0.05)

@@ -12,9 +12,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from fedrad_client.privacy.gradients.forms import Sizes, as_products
 from fedrad_client.privacy.gradients.parts import Order, Owners, Part, Products, Rows, sum_by_owner, widened
 from fedrad_client.privacy.gradients.patches import patches
+from fedrad_common.models.resnet import StandardizedConv2d
 
-PLAIN: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Measured on a CPU: from so many output pixels on, images as groups of one convolution beat patches.
 _LARGE_MAP = 200
 _CACHED = 1 << 19  # numbers of patches that are made at a time, 2 MiB
@@ -33,6 +32,18 @@ def convolution(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: 
     return made
 
 
+def standardized_convolution(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: Owners) -> dict[Tensor, Part]:
+    """The kernel that is used is c r, for c = weight - mean and r = 1 / √(Σ c² + tiny), of each output channel: the chain rule back to
+    the weight is the same linear map for every patient."""
+    assert isinstance(layer, StandardizedConv2d)
+    made = convolution(layer, activation, backprop, owners)
+    used = made[layer.weight].rows().flatten(2)  # (n_patients, outputs, inputs)
+    centred, scale = (part.flatten(1) for part in layer.centred_and_scale())
+    own = scale * used - centred * scale**3 * (used * centred).sum(2, keepdim=True)
+    made[layer.weight] = Rows((own - own.mean(2, keepdim=True)).flatten(1), layer.weight.shape)
+    return made
+
+
 def _small_side(layer: _ConvNd, activation: Tensor, backprop: Tensor) -> Tensor:
     """The maps whose every pixel meets a patch of the other ones: outputs, and of a transposed convolution inputs."""
     return activation if isinstance(layer, _ConvTransposeNd) else backprop
@@ -43,10 +54,10 @@ def _pixels(maps: Tensor) -> int:
 
 
 def _pays(layer: _ConvNd, activation: Tensor, backprop: Tensor, owners: Owners) -> bool:
-    if layer.groups > 1:
+    if layer.groups > 1 or isinstance(layer, StandardizedConv2d):
         return False
     columns = _small_side(layer, activation, backprop)
-    sizes = Sizes(columns.shape[1], layer.weight[0].numel(), _pixels(columns), owners.most_maps)
+    sizes = Sizes(columns.shape[1], layer.weight[0].numel(), _pixels(columns), owners.views)
     return as_products(sizes, device=activation.device.type)
 
 
@@ -137,7 +148,7 @@ def _order(layer: _ConvNd) -> Order | None:
 
 
 def _foldable(layer: _ConvNd) -> bool:
-    plain = type(layer) in PLAIN and isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
+    plain = not isinstance(layer, _ConvTransposeNd) and isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
     return plain and layer.groups == 1 and math.prod(layer.kernel_size) > 1
 
 

@@ -1,7 +1,8 @@
 """Which form a weight tensor's part takes: formed gradients, or products that are never multiplied out.
 
 Decided by what each is expected to cost, from the shapes alone: never by a measurement on the machine at hand, whose outcome would differ
-from run to run, and last bits of an update with it (decision 0016). `simulations/benchmarks/layer_forms.py` measures both forms of every
+from run to run, and last bits of an update with it; nor by whose images they are, so that one patient with many never moves the others'
+last bits (decision 0016). `simulations/benchmarks/layer_forms.py` measures both forms of every
 layer of the registered networks and says how much the choice loses against the best.
 """
 
@@ -32,7 +33,7 @@ class Sizes:
     outputs: int
     inputs: int  # of one output
     columns: int  # of one map
-    maps_each: int  # of one patient at most
+    views: int  # maps of one image
 
     def rows(self, prices: Prices) -> float:
         """A map's formed gradient."""
@@ -42,7 +43,7 @@ class Sizes:
     def products(self, prices: Prices) -> float:
         """A map's part in the Gram matrices and in the sum."""
         sides = self.outputs + self.inputs
-        gram = self.maps_each * self.columns**2 * sides
+        gram = self.views * self.columns**2 * sides
         return (gram + self.outputs * self.inputs * self.columns) * prices.multiplied_wide + self.columns * sides * prices.widened
 
 

@@ -56,11 +56,6 @@ class Owners:
     def n_patients(self) -> int:
         return int(self.image[-1]) + 1
 
-    @functools.cached_property
-    def most_maps(self) -> int:
-        """Of one patient."""
-        return int(torch.bincount(self.image).max()) * self.views
-
 
 @dataclass(frozen=True)
 class Order:

@@ -8,22 +8,27 @@ gradient image by image (`rules`), or at least its norm and its share of the sum
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from fedrad_client.privacy.batches import out_of_memory
 from fedrad_client.privacy.gradients.normalised import Normalised, normalise_apart
 from fedrad_client.privacy.gradients.parts import Owners, Part, Parts, joined
-from fedrad_client.privacy.gradients.rules import parts_of
+from fedrad_client.privacy.gradients.rules import is_covered, parts_of
 from fedrad_common.errors import ConfigError
+
+_LAYERS_WANTED = "put its weights into layers of linear, convolution or normalisation, each called with one tensor"
 
 
 @dataclass(frozen=True)
 class Call:
     """One use of a layer in the forward pass."""
 
+    name: str  # of the layer
     layer: nn.Module
     input: Tensor
     output: Tensor
@@ -37,9 +42,13 @@ class Recording:
         self.calls: list[Call] = []
         self.normalised: list[Normalised] = []  # of the pass backwards
 
-    def keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not (isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor)):
+            raise ConfigError(
+                f"model: layer {name} ({type(layer).__name__}): takes or gives something else than one tensor", hint=_LAYERS_WANTED
+            )
         if torch.is_grad_enabled():
-            self.calls.append(Call(layer, inputs[0].detach(), output, output._version))
+            self.calls.append(Call(name, layer, inputs[0].detach(), output, output._version))
 
     @contextlib.contextmanager
     def forgetting(self) -> Iterator[None]:
@@ -57,8 +66,11 @@ class Recording:
             owner: (n,) int64, ascending from 0 without gaps: which patient an image belongs to.
         """
         calls, self.calls = self.calls, []
-        if any(call.output._version != call.version for call in calls):
-            raise ConfigError("model: a layer's output is changed in place", hint="no in-place activation or addition: relu(x), x + y")
+        for call in calls:
+            if call.output._version != call.version:
+                raise ConfigError(
+                    f"model: layer {call.name}: its output is changed in place", hint="no in-place activation or addition: relu(x), x + y"
+                )
         backprops = torch.autograd.grad(losses.sum(), [call.output for call in calls], allow_unused=True)
         used = [(call, backprop) for call, backprop in zip(calls, backprops, strict=True) if backprop is not None]
         normalised, self.normalised = self.normalised, []
@@ -96,9 +108,9 @@ def recording(module: nn.Module) -> Iterator[Recording]:
                     f"model: layer {name or '(root)'} has weights beside inner layers", hint="put them into a layer of their own"
                 )
             if type(layer) is nn.GroupNorm and layer.affine:
-                layer.forward = _keeping_apart(layer, kept)  # type: ignore[method-assign, assignment]
+                layer.forward = _keeping_apart(name or "(root)", layer, kept)  # type: ignore[method-assign, assignment]
             elif own:
-                handles.append(layer.register_forward_hook(kept.keep))
+                handles.append(layer.register_forward_hook(functools.partial(kept.keep, name or "(root)")))
         yield kept
     finally:
         for handle in handles:
@@ -109,12 +121,12 @@ def recording(module: nn.Module) -> Iterator[Recording]:
                 vars(layer).pop("forward", None)
 
 
-def _keeping_apart(layer: nn.GroupNorm, kept: Recording) -> Callable[[Tensor], Tensor]:
+def _keeping_apart(name: str, layer: nn.GroupNorm, kept: Recording) -> Callable[[Tensor], Tensor]:
     def forward(maps: Tensor) -> Tensor:
         if torch.is_grad_enabled() and maps.requires_grad:
             return normalise_apart(maps, layer, kept.normalised)
         made = nn.GroupNorm.forward(layer, maps)
-        kept.keep(layer, (maps,), made)
+        kept.keep(name, layer, (maps,), made)
         return made
 
     return forward
@@ -134,14 +146,25 @@ class _Gathered:
 
     def add_of(self, call: Call, backprop: Tensor) -> None:
         """Of one layer. A number that is not finite leaves its mark in the gradients; then images that have one are taken out first."""
-        made = parts_of(call.layer, call.input, backprop, self.owners)
+        made = self._made(call, call.input, backprop)
         if not all(bool(torch.isfinite(part.squares).all()) for part in made.values()):
             finite = _finite(call.input) & _finite(backprop)
-            made = parts_of(call.layer, _selected(call.input, finite), _selected(backprop, finite), self.owners)
+            made = self._made(call, _selected(call.input, finite), _selected(backprop, finite))
             spoilt = torch.zeros(self.owners.n_patients, dtype=torch.bool, device=finite.device)
             spoilt[self.owners.map[~finite]] = True
             self.spoilt = spoilt if self.spoilt is None else self.spoilt | spoilt
         self.add(made)
+
+    def _made(self, call: Call, activation: Tensor, backprop: Tensor) -> dict[Tensor, Part]:
+        try:
+            return parts_of(call.layer, activation, backprop, self.owners)
+        except Exception as error:
+            if is_covered(call.layer) or out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"model: layer {call.name} ({type(call.layer).__name__}): no rule for one image's gradient ({type(error).__name__})",
+                hint=_LAYERS_WANTED,
+            ) from None
 
     def whole(self) -> Parts:
         return Parts({parameter: joined(parts) for parameter, parts in self.parts.items()}, self.owners.n_patients, self.spoilt)
