@@ -23,7 +23,10 @@ def check_trainable(protocol: TrainingProtocol, plan: Plan, resources: Resources
 
     warnings = check_network(protocol)
     views, device = views_of(protocol), choose_device(resources.device).type
-    images = images_at_a_time(resources.micro_batch, expected_batch=plan.expected_batch, views=views, device=device)
+    images = images_at_a_time(
+        resources.micro_batch, expected_batch=plan.expected_batch, views=views, device=device,
+        most_of_a_patient=protocol.privacy.max_images,
+    )  # fmt: skip
     if plan.noise_multiplier > 0:
         check_places(protocol, images=images, views=views, device=device)
     return warnings

@@ -125,17 +125,18 @@ def drawn_images(
     return np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
 
 
-def images_at_a_time(micro_batch: int, *, expected_batch: float, views: int, device: str) -> int:
+def images_at_a_time(micro_batch: int, *, expected_batch: float, views: int, device: str, most_of_a_patient: int = 1) -> int:
     """Of constants alone, within what fits: the larger, the less each image costs, but half of it on average is blanks.
 
-    Measured on a CPU, one part more costs about as much as 8 images; the least of that and of the blanks is at 4 √images. A GPU takes a
-    step at once.
+    Measured on a CPU, one part more costs about as much as 8 images; the least of that and of the blanks is at 4 √images, and twice that
+    where patients may bring so many images that whole ones would leave much room. A GPU takes a step at once.
     """
     step = max(1.0, expected_batch * views)
     if device == "cpu":
         wanted, most = 1 << round(math.log2(4 * math.sqrt(step))), min(micro_batch, _CACHED_IMAGES)
+        wanted *= 2 if 4 * most_of_a_patient * views > wanted else 1
     else:
-        wanted, most = 1 << math.ceil(math.log2(step)), micro_batch
+        wanted, most = 1 << math.ceil(math.log2(step * most_of_a_patient)), micro_batch
     return in_whole_vectors(min(wanted, most) // views, views)
 
 

@@ -65,7 +65,10 @@ def train(
         batch = batch.to(device)
         return task(protocol.task.kind).loss(forward(batch.images), batch.targets) * batch.weights
 
-    size = images_at_a_time(resources.micro_batch, expected_batch=plan.expected_batch, views=source.views, device=device.type)
+    size = images_at_a_time(
+        resources.micro_batch, expected_batch=plan.expected_batch, views=source.views, device=device.type,
+        most_of_a_patient=protocol.privacy.max_images,
+    )  # fmt: skip
     with full_precision(device):
         for _ in range(protocol.privacy.steps_per_round):
             patients = np.flatnonzero(sampling.bernoulli(dataset.n_patients, plan.sampling_rate))
