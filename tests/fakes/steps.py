@@ -82,7 +82,7 @@ def linear() -> nn.Module:
 
 
 def difference(
-    data: Dataset, network: nn.Module | None = None, *, key: int = 0, micro_batch: int = 64, number: int = 1,
+    data: Dataset, network: nn.Module | None = None, *, key: int = 0, micro_batch: int = 8, number: int = 1,
     setup: TrainingProtocol | None = None, constants: Plan | None = None,
 ) -> np.ndarray:  # fmt: skip
     network = network or linear()

@@ -80,8 +80,14 @@ def test_only_a_patient_with_more_images_than_fit_is_taken_in_chunks() -> None:
 def test_how_many_images_at_a_time_comes_from_constants_and_fits(micro_batch: int, device: str) -> None:
     for views in (1, 3, 16):
         for batch in (0.5, 5.0, 48.0, 375.0, 1e6):
-            size = images_at_a_time(micro_batch, expected_batch=batch, views=views, device=device)
-            assert 1 <= size <= max(1, micro_batch // views)
+            for most in (1, 8, 100):
+                size = images_at_a_time(micro_batch, expected_batch=batch, views=views, device=device, most_of_a_patient=most)
+                assert 1 <= size <= max(1, micro_batch // views)
+
+
+def test_where_patients_may_bring_many_images_more_of_them_fit_into_a_part() -> None:
+    one, many = (images_at_a_time(256, expected_batch=32.0, views=1, device="cpu", most_of_a_patient=most) for most in (1, 6))
+    assert (one, many) == (16, 32)  # of six each, two patients leave a quarter of 16 empty, five a sixteenth of 32
 
 
 def source(views: int = 1) -> Source:
@@ -173,13 +179,13 @@ def test_whoever_is_computed_again_has_the_same_images_views_and_noise(monkeypat
     data, constants = dataset(COUNTS), plan(sigma=3.0, rate=0.8)
     small = Small(8, first=first)
 
-    tried = difference(data, small.network(), setup=VIEWS, constants=constants)
-    enough = difference(data, setup=VIEWS, constants=constants)
+    tried = difference(data, small.network(), setup=VIEWS, constants=constants, micro_batch=16)
+    enough = difference(data, setup=VIEWS, constants=constants, micro_batch=16)
     other_parts = difference(data, setup=VIEWS, constants=constants, micro_batch=8)
     with monkeypatch.context() as patch:
         mirrored = lambda name, images, draws: augment(name, images, -draws)  # noqa: E731
         patch.setattr(batches, "augment", mirrored)
-        other = difference(data, setup=VIEWS, constants=constants)
+        other = difference(data, setup=VIEWS, constants=constants, micro_batch=16)
     assert small.failed == 1
     assert np.linalg.norm(other_parts - enough) < RATE * SLACK / 5
     assert np.linalg.norm(tried - enough) < RATE * SLACK / 5 < 0.01 * np.linalg.norm(other - enough)
@@ -229,7 +235,7 @@ def test_where_not_even_one_image_fits_the_work_fails_and_any_other_error_is_not
         difference(dataset(), nothing.network(), setup=setup)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         difference(dataset(), broken.network(), setup=setup)
-    assert (nothing.failed, broken.failed) == (4, 1)
+    assert (nothing.failed, broken.failed) == (3 if setup is VIEWS else 4, 1)  # of 8 images, or 4 in two views each, down to one
 
 
 def test_without_privacy_a_retry_gives_the_same_mean() -> None:
