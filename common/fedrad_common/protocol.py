@@ -97,6 +97,9 @@ class Privacy(Section):
     epsilon: PositiveFloat | None = None  # of the whole run, per patient (PRV); required with unit "patient"
     # L2 bound on one patient's gradient; not so small or large that floating point could not hold it
     clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    # "flat": down to the bound, smaller ones as they are; "normalised": all to nearly the bound (AUTO-S, Bu et al. 2023), so that the
+    # learning rate alone is tuned. Either way a patient adds a vector of at most the bound
+    clipping: Literal["flat", "normalised"] = "flat"
     expected_batch: PositiveFloat  # B, patients; the sampling rate at a site is q = min(1, B / N)
     steps_per_round: PositiveInt
     rounds: PositiveInt
@@ -108,6 +111,12 @@ class Privacy(Section):
             raise ValueError("epsilon is required with unit 'patient' and forbidden with unit 'none'")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_the_default_clipping(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A protocol without it keeps the bytes and hash that it had before the key existed."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if (key, value) != ("clipping", "flat")}
+
     @property
     def steps(self) -> int:
         return self.rounds * self.steps_per_round
@@ -117,7 +126,8 @@ class Training(Section):
     """A site's local steps. Nothing here can change the guarantee."""
 
     learning_rate: PositiveFloat
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # made anew each round: a site keeps no state
+    # Made anew each round: a site keeps no state. "adam-bc" takes the known noise out of Adam's second moment (Tang et al. 2024)
+    optimizer: Literal["sgd", "adamw", "adam-bc"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, over the rounds

@@ -17,12 +17,11 @@ from fedrad_client.cohort.dataset import Dataset
 from fedrad_client.privacy.batches import Batch, Source, draw_images
 from fedrad_client.privacy.gradients import precision
 from fedrad_client.privacy.gradients import recording as recordings
-from fedrad_client.privacy.gradients.parts import Part, Parts, Products, Rows
+from fedrad_client.privacy.gradients.parts import Owners, Part, Parts, Products, Rows
 from fedrad_client.privacy.gradients.precision import full_precision
 from fedrad_client.privacy.gradients.recording import recording
-from fedrad_client.privacy.gradients.rules import Owners
 from fedrad_client.privacy.noise import AesNoise
-from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
+from fedrad_client.privacy.optimizer import GRID, Clipping, PatientOptimizer, shares
 from fedrad_client.privacy.training import _private_step
 from fedrad_common.models import build
 from fedrad_common.protocol import Model
@@ -32,11 +31,12 @@ PIXELS = SIDE * SIDE
 CPU = torch.device("cpu")
 
 
-def step(network: nn.Module, data: Dataset, *, clip: float = 1.0) -> PatientOptimizer:
+def step(network: nn.Module, data: Dataset, *, clip: float = 1.0, clipping: Clipping = "flat") -> PatientOptimizer:
     """One step without noise in which everybody is drawn, over a divisor of 1."""
     optimizer = PatientOptimizer(
-        torch.optim.SGD(network.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=clip, expected_batch=1.0
-    )
+        torch.optim.SGD(network.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=clip, expected_batch=1.0,
+        clipping=clipping,
+    )  # fmt: skip
     draw = draw_images(data.owner, np.arange(data.n_patients), at_most=8, views=1, noise=AesNoise.seeded(0))
 
     def losses(batch: Batch) -> Tensor:
@@ -47,17 +47,17 @@ def step(network: nn.Module, data: Dataset, *, clip: float = 1.0) -> PatientOpti
     return optimizer
 
 
-def released(network: nn.Module, data: Dataset, *, clip: float = 1.0) -> Tensor:
+def released(network: nn.Module, data: Dataset, *, clip: float = 1.0, clipping: Clipping = "flat") -> Tensor:
     """(n_parameters,) float64."""
-    return torch.cat([parameter.grad.double().flatten() for parameter in step(network, data, clip=clip).params])
+    return torch.cat([parameter.grad.double().flatten() for parameter in step(network, data, clip=clip, clipping=clipping).params])
 
 
 SHARE = 1e-9 / GRID  # of the bound, in steps of the grid: what one patient more may move of the others' sum
 
 
-def exact_sum(network: nn.Module, data: Dataset) -> Tensor:
+def exact_sum(network: nn.Module, data: Dataset, *, clipping: Clipping = "flat") -> Tensor:
     """Before any rounding to the grid or to float32, in steps of the grid."""
-    return torch.cat([parameter.summed_grad.double().flatten() for parameter in step(network, data).params])
+    return torch.cat([parameter.summed_grad.double().flatten() for parameter in step(network, data, clipping=clipping).params])
 
 
 def residual() -> nn.Module:
@@ -74,6 +74,25 @@ def perceptron(*, smooth: bool = False) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16), nn.Tanh() if smooth else nn.ReLU(), nn.Linear(16, 2))
 
 
+class Normed(nn.Module):
+    """A convolution before and after a normalisation of the given kind."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.second = nn.Conv2d(1, 4, 3, padding=1), norm, nn.Conv2d(4, 2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(torch.relu(self.norm(self.first(images)))).mean((2, 3))
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "group": lambda: nn.GroupNorm(2, 4),
+    "instance": lambda: nn.InstanceNorm2d(4, affine=True),
+    "layer": lambda: nn.LayerNorm((4, SIDE, SIDE)),
+}
+
+
 def scaled(network: nn.Module, scale: float, *, every: int = 1) -> nn.Module:
     with torch.no_grad():
         for number, parameter in enumerate(network.parameters()):
@@ -85,24 +104,42 @@ HOSTILE: dict[str, Callable[[], nn.Module]] = {
     **{f"residual × {scale:g}": lambda scale=scale: scaled(residual(), scale) for scale in (0.0, 1e-20, 1e-6, 1e6, 1e18)},
     **{f"residual × and ÷ {scale:g}": lambda scale=scale: scaled(residual(), scale, every=2) for scale in (1e5, 1e15)},
     **{f"perceptron × {scale:g}": lambda scale=scale: scaled(perceptron(), scale) for scale in (1e-30, 1e-3, 1e3, 1e18, 1e30)},
+    **{f"{name} norm × {scale:g}": lambda make=make, scale=scale: scaled(Normed(make()), scale) for name, make in NORMS.items()
+       for scale in (1e-20, 1.0, 1e18)},
+    **{f"{name} norm × and ÷ 1e5": lambda make=make: scaled(Normed(make()), 1e5, every=2) for name, make in NORMS.items()},
     **{f"perceptron × and ÷ {scale:g}": lambda scale=scale: scaled(perceptron(smooth=True), scale, every=2) for scale in (1e4, 1e19)},
-}
+}  # fmt: skip
 
 
+@pytest.mark.parametrize("clipping", ["flat", "normalised"])
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
-def test_no_weights_make_a_patient_add_more_than_the_bound_or_touch_what_another_adds(make: Callable[[], nn.Module]) -> None:
+def test_no_weights_make_a_patient_add_more_than_the_bound_or_touch_what_another_adds(
+    make: Callable[[], nn.Module], clipping: Clipping
+) -> None:
     network, data = make(), dataset((1, 2, 1, 1, 3, 1, 1))
     for patient in range(data.n_patients):
-        assert float(released(network, patients_of(data, [patient])).norm()) <= 1
+        assert float(released(network, patients_of(data, [patient]), clipping=clipping).norm()) <= 1
 
-    alone = torch.stack([exact_sum(network, patients_of(data, [patient])) for patient in range(data.n_patients)])
-    assert float((exact_sum(network, data) - alone.sum(0)).norm()) <= SHARE  # hence no neighbour moves it further than its own
+    alone = torch.stack([exact_sum(network, patients_of(data, [patient]), clipping=clipping) for patient in range(data.n_patients)])
+    together = exact_sum(network, data, clipping=clipping)
+    assert float((together - alone.sum(0)).norm()) <= SHARE  # hence no neighbour moves it further than its own
 
 
 @pytest.mark.parametrize("clip", [1e-6, 1.0, 1e6])
 def test_the_bound_holds_from_the_least_clip_norm_to_the_greatest(clip: float) -> None:
     for make in (HOSTILE["perceptron × 1e+18"], HOSTILE["residual × 1e+06"], HOSTILE["perceptron × 1e-30"]):
         assert float(released(make(), dataset((1,)), clip=clip).norm()) <= clip
+
+
+def test_normalised_clipping_makes_gradients_of_any_size_nearly_as_long_as_the_bound() -> None:
+    squares = torch.tensor([0.0, 1e-30, 1e-4, 1.0, 1e12, torch.inf, torch.nan], dtype=torch.float64)
+    each = shares(squares, bound=0.5, clipping="normalised")
+    norms = (each * squares.sqrt())[:5].tolist()
+
+    assert norms == pytest.approx([0.0, 0.5 * 1e-15 / 0.01, 0.25, 0.5 / 1.01, 0.5])
+    assert max(norms) <= 0.5
+    assert each[5:].tolist() == [0.0, 0.0]
+    assert shares(squares, bound=0.5, clipping="flat")[:5].tolist() == pytest.approx([1, 1, 1, 0.5, 0.5e-6])
 
 
 ROWS: dict[str, Tensor] = {

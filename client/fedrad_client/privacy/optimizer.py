@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from fedrad_client.privacy.noise import NoiseSource
 
 Floats = npt.NDArray[np.float64]
+Clipping = Literal["flat", "normalised"]
 LARGE = 1 << 20  # weights, whose noise takes 15 ms
 _PART = 1 << 15  # numbers at a time that stay in the processor's cache
 GRID = 2.0**-24  # times the clip norm: released sums are multiples of it
+_STABILITY = 0.01  # of AUTO-S, beside norms: gradients far below it stay short, so that a mislabelled rest does not count like the others
 SLACK = 1e-4  # of the clip norm: see `PatientOptimizer`
 
 
@@ -40,12 +42,13 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, noise_multiplier: float, clip_norm: float, expected_batch: float
-    ) -> None:
+        self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, noise_multiplier: float, clip_norm: float, expected_batch: float,
+        clipping: Clipping = "flat",
+    ) -> None:  # fmt: skip
         super().__init__(
             optimizer, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch, loss_reduction="mean"
         )
-        self._noise = noise
+        self._noise, self._clipping = noise, clipping
         self._drawer: ThreadPoolExecutor | None = None
         self._ahead: Future[Floats] | None = None  # the next step's noise
         self._places, self.n_parameters = _places(self.params)
@@ -59,10 +62,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
         Args:
             parts: of some weights; one that is missing had no part in any loss.
         """
-        squares = parts.squares()
-        finite = torch.isfinite(squares)
-        factors = (self.bound / squares.sqrt().clamp(min=1e-300)).clamp(max=1.0) / (self.max_grad_norm * GRID)
-        factors = torch.where(finite, factors, torch.zeros_like(factors))
+        factors = shares(parts.squares(), bound=self.bound, clipping=self._clipping) / (self.max_grad_norm * GRID)
         with self._sums.more() as into:
             rest = dict(self._places)
             for parameter, part in parts.by_weight.items():
@@ -157,6 +157,19 @@ class _Sums:
             yield self._one
             self.total.add_(self._one)
         self.empty = False
+
+
+def shares(squares: Tensor, *, bound: float, clipping: Clipping) -> Tensor:
+    """By what each gradient is multiplied, so that no norm is above `bound`: (n_patients,) float64; 0 for one that is not finite.
+
+    Args:
+        squares: (n_patients,) float64, of the norms.
+        clipping: "flat": bound / norm, and 1 below the bound (Abadi et al. 2016). "normalised": bound / (norm + 0.01), which makes nearly
+            all of one length and needs no other clip norm than 1 (AUTO-S, Bu et al., NeurIPS 2023).
+    """
+    norms = squares.sqrt()
+    each = bound / (norms + _STABILITY) if clipping == "normalised" else (bound / norms.clamp(min=1e-300)).clamp(max=1.0)
+    return torch.where(torch.isfinite(squares), each, torch.zeros_like(each))
 
 
 def _places(parameters: Sequence[Tensor]) -> tuple[dict[Tensor, slice], int]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedrad_client.privacy.adam import BiasCorrectedAdam
 from fedrad_client.privacy.batches import Batch, Draw, Source, Work, draw_images, images_at_a_time, in_parts
 from fedrad_client.privacy.gradients.parts import Parts
 from fedrad_client.privacy.gradients.precision import full_precision
@@ -57,7 +58,7 @@ def train(
     start = [parameter.detach().clone() for parameter in model.parameters()]
     sampling, images = noise.fork("sampling"), noise.fork("images")
     source = Source(dataset, protocol.training.augmentation, views_of(protocol), features)
-    plain = _optimizer(model, protocol, round)
+    plain = _optimizer(model, protocol, plan, round)
     private = protocol.privacy.unit == "patient"
     optimizer = _private_optimizer(plain, protocol, plan, noise.fork("noise")) if private else plain
 
@@ -94,8 +95,11 @@ def learning_rate(protocol: TrainingProtocol, round: int) -> float:  # noqa: A00
     return full * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
-def _optimizer(model: nn.Module, protocol: TrainingProtocol, round: int) -> torch.optim.Optimizer:  # noqa: A002
+def _optimizer(model: nn.Module, protocol: TrainingProtocol, plan: Plan, round: int) -> torch.optim.Optimizer:  # noqa: A002
     training, rate = protocol.training, learning_rate(protocol, round)
+    if training.optimizer == "adam-bc":
+        spread = plan.noise_multiplier * protocol.privacy.clip_norm / plan.expected_batch
+        return BiasCorrectedAdam(model.parameters(), lr=rate, noise_variance=spread**2, weight_decay=training.weight_decay)
     if training.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=training.weight_decay)
     return torch.optim.SGD(model.parameters(), lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
@@ -110,6 +114,7 @@ def _private_optimizer(
         noise_multiplier=plan.noise_multiplier,
         clip_norm=protocol.privacy.clip_norm,
         expected_batch=plan.expected_batch,
+        clipping=protocol.privacy.clipping,
     )
 
 
