@@ -215,5 +215,5 @@ PLAN_LIMITS: dict[str, Callable[[TrainingProtocol, Plan, Policy], Found]] = {
 def _is_tainted(protocol: TrainingProtocol, tainted: Collection[str]) -> bool:
     """By what the protocol says of the lineage, or, should that be a lie, by what this site's own ledger knows of it."""
     initial = protocol.model.initial
-    unknown = UNKNOWN in tainted and initial.kind == "run"
+    unknown = UNKNOWN in tainted and initial.kind != "random"  # "public" is what the coordinator says
     return unknown or initial.unit == "none" or initial.protocol in tainted

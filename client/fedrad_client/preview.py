@@ -7,6 +7,7 @@ from typing import Any
 from fedrad_client.approval import Preview
 from fedrad_client.privacy.overview import NOT_COVERED
 from fedrad_common.errors import REFUSAL_CODES
+from fedrad_common.protocol import Lineage
 from fedrad_common.records import Envelope, dtype_of
 
 # Every field of the envelope that this approval does not fix, and what will stand there.
@@ -62,6 +63,7 @@ def facts(seen: Preview) -> dict[str, Any]:
             "largest_round": traffic.largest,
             "whole_run": traffic.whole_run,
         },
+        "initial": seen.protocol.model.initial.model_dump(mode="json", exclude_none=True),
         "declared_size": plan.declared_size,
         "sampling_rate": plan.sampling_rate,
         "noise_multiplier": plan.noise_multiplier,
@@ -105,6 +107,7 @@ def lines(seen: Preview) -> list[str]:
         f"protocol {protocol.name}: {protocol.title or 'no title'}",
         f"  hash          {protocol.hash}",
         f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name})",
+        f"  starts from   {_start(protocol.model.initial)}",
         f"  rounds        {protocol.privacy.rounds} of {protocol.privacy.steps_per_round} steps",
         *changed(seen),
         "what would leave",
@@ -123,6 +126,15 @@ def lines(seen: Preview) -> list[str]:
     rows += textwrap.wrap(NOT_COVERED, width=118, initial_indent="  ", subsequent_indent="  ")
     rows += [f"  cannot be approved: {obstacle}" for obstacle in seen.obstacles]
     return rows + [f"  warning: {warning}" for warning in seen.warnings]
+
+
+def _start(initial: Lineage) -> str:
+    if initial.kind == "random":
+        return "random weights, which this site makes again and compares"
+    if initial.kind == "run":
+        return f"what a run of protocol {str(initial.protocol)[:16]} released (its unit: {initial.unit})"
+    rest = f"; {initial.fresh} at random" if initial.fresh else ""
+    return f"public weights, says the coordinator: {initial.source} (SHA-256 {str(initial.weights)[:16]}…{rest})"
 
 
 def changed(seen: Preview) -> list[str]:

@@ -68,17 +68,30 @@ class Input(Section):
 class Lineage(Section):
     """Where the first weights come from. What was trained on patients without privacy taints all that is computed from it."""
 
-    kind: Literal["random", "run"] = "random"  # "random": drawn from the model's seed; "run": released by a finished run
-    model: Sha256 | None = None  # of the released weights
-    protocol: Sha256 | None = None  # by which they were trained
-    unit: Literal["patient", "none"] | None = None  # that protocol's privacy
+    # "random": drawn from the model's seed; "run": released by a finished run; "public": read from a file that anybody may fetch
+    kind: Literal["random", "run", "public"] = "random"
+    model: Sha256 | None = None  # of the first weights, packed: what a site compares with what it is sent
+    protocol: Sha256 | None = None  # run: by which they were trained
+    unit: Literal["patient", "none"] | None = None  # run: that protocol's privacy
+    source: Title | None = None  # public: what they were trained on and where they are, for a person to judge
+    weights: Sha256 | None = None  # public: of the safetensors file
+    fresh: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{0,100}$")] = ""  # public: layers that keep the seed's weights
 
     @model_validator(mode="after")
-    def _a_run_is_named(self) -> Self:
-        named = [key for key in ("model", "protocol", "unit") if getattr(self, key) is not None]
-        if len(named) != (3 if self.kind == "run" else 0):
-            raise ValueError("model, protocol and unit are required with kind 'run' and forbidden with kind 'random'")
+    def _it_is_named(self) -> Self:
+        wanted = {"random": set(), "run": {"model", "protocol", "unit"}, "public": {"model", "source", "weights"}}[self.kind]
+        given = {key for key in ("model", "protocol", "unit", "source", "weights") if getattr(self, key)}
+        if self.fresh and self.kind != "public":
+            given.add("fresh")
+        if wrong := sorted(wanted ^ given):
+            raise ValueError(f"{wrong[0]} is {'required' if wrong[0] in wanted else 'forbidden'} with kind '{self.kind}'")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A protocol without them keeps the bytes and hash that it had before these keys existed."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if value or key not in ("source", "weights", "fresh")}
 
 
 class Model(Section):
@@ -236,8 +249,8 @@ class TrainingProtocol(Section):
 
     @model_validator(mode="after")
     def _first_weights_can_be_checked(self) -> Self:
-        if self.rounds.dtype == "float16" and self.model.initial.kind == "run":
-            raise ValueError("rounds.dtype float16 wants random first weights: sites know a run's by the hash of their float32 bytes")
+        if self.rounds.dtype == "float16" and self.model.initial.kind != "random":
+            raise ValueError("rounds.dtype float16 wants random first weights: sites know others by the hash of their float32 bytes")
         return self
 
     @model_validator(mode="after")
@@ -291,6 +304,11 @@ def replace_settings(protocol: TrainingProtocol, settings: dict[str, object], *,
 def render_protocol(protocol: TrainingProtocol) -> bytes:
     """The document as TOML, every default written out; parsing it gives the same protocol and hash."""
     return "\n".join(_render(protocol.model_dump(mode="json", exclude_none=True), ())).encode() + b"\n"
+
+
+def render_lineage(lineage: Lineage) -> list[str]:
+    """The section `model.initial` as TOML."""
+    return ["[model.initial]", *_render(lineage.model_dump(mode="json", exclude_none=True), ())]
 
 
 def _render(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:

@@ -1,14 +1,16 @@
 """From a protocol file to a run that waits to be played."""
 
+import shutil
 from pathlib import Path
 
-from fedrad_common.config import read_toml
+from fedrad_common.config import read_toml, validate
 from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import read_json
+from fedrad_common.files import atomic_stream, make_folder, read_json
 from fedrad_common.models import initial_vector
-from fedrad_common.packing import Vector
-from fedrad_common.protocol import TrainingProtocol, parse_protocol
+from fedrad_common.packing import Vector, vector_hash
+from fedrad_common.protocol import Lineage, TrainingProtocol, parse_protocol
 from fedrad_common.records import Launch
+from fedrad_common.weights import check_public, file_hash, public_vector
 from fedrad_server import wanted
 from fedrad_server.audit import record
 from fedrad_server.home import Home
@@ -29,7 +31,7 @@ def create_run(home: Path, protocol: Path, name: str | None) -> Path:
     content = read_toml(protocol)
     parsed = parse_protocol(content, name=protocol.name)
     run = folder_of(home, name or parsed.name)
-    initial = first_weights(home / "runs", parsed)
+    initial = first_weights(home, parsed)
     if initial.size > MOST_PARAMETERS:
         what = f"{initial.size} parameters are more than a site may send to this server ({MOST_PARAMETERS})"
         raise MisuseError(f"{protocol.name}: model: {what}", hint="choose a smaller model")
@@ -49,16 +51,49 @@ def folder_of(home: Path, name: str) -> Path:
     return home / "runs" / name
 
 
-def first_weights(runs: Path, protocol: TrainingProtocol) -> Vector:
-    """Random ones from the protocol's seed, or those that a finished run of this coordinator released.
+def keep_weights(home: Path, protocol: TrainingProtocol, file: Path, *, source: str, fresh: str = "") -> Lineage:
+    """Copy public weights into HOME/weights, for the launch of protocols that name them; returns what a protocol must say of them.
 
     Raises:
-        MisuseError: no run here released the weights that the protocol names, or it was trained by another protocol than it says.
+        ConfigError: they are of another network, whose first difference is named, or `source` says nothing. Nothing is kept.
+        MisuseError: it is no plain file, or the home is another account's.
+    """
+    Home.own(home)
+    vector, name = public_vector(protocol, file, fresh=fresh), file_hash(file)
+    told = {"kind": "public", "model": vector_hash(vector), "source": source, "weights": name, "fresh": fresh}
+    lineage = validate(told, Lineage, name="model.initial")
+    kept = stored_weights(home, name)
+    make_folder(kept.parent)
+    with atomic_stream(kept) as stream, file.open("rb") as content:
+        shutil.copyfileobj(content, stream)
+    if file_hash(kept) != name:
+        kept.unlink()
+        raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
+    return lineage
+
+
+def stored_weights(home: Path, name: str) -> Path:
+    return home / "weights" / f"{name}.safetensors"
+
+
+def first_weights(home: Path, protocol: TrainingProtocol) -> Vector:
+    """Random ones from the protocol's seed, public ones from HOME/weights, or those that a finished run of this coordinator released.
+
+    Raises:
+        ConfigError: the public weights' file is damaged.
+        MisuseError: no run here released the weights that the protocol names, or it was trained by another protocol than it says; or
+            public weights were never brought here.
     """
     lineage = protocol.model.initial
     if lineage.kind == "random":
         return initial_vector(protocol)
-    for path in sorted(runs.glob("[!.]*/result/result.json")):
+    if lineage.kind == "public":
+        if not (path := stored_weights(home, str(lineage.weights))).exists():
+            raise MisuseError(
+                "model.initial.weights: no file of that hash is here", hint="bring it: fedrad-coordinator weights HOME PROTOCOL FILE"
+            )
+        return check_public(protocol, path)
+    for path in sorted((home / "runs").glob("[!.]*/result/result.json")):
         try:
             released = read_json(path, expected_format="fedrad-result-1").get("model")
         except FormatError:  # of another run: its own `status` says what is wrong with it

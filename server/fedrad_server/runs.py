@@ -95,7 +95,8 @@ class Run:
         protocol, model = parse_protocol(protocol_bytes), finite_initial(initial)
         if protocol.model.initial.model not in (None, vector_hash(model)):
             raise MisuseError(
-                "model.initial: the initial model is not the one that the protocol names", hint="launch it where that run was finished"
+                "model.initial: the initial model is not the one that the protocol names",
+                hint="launch it where that run was finished, or where the public file is",
             )
         if protocol.rounds.quorum > len(roster):
             raise MisuseError(

@@ -89,11 +89,25 @@ def test_the_first_rounds_model_must_be_the_one_whose_lineage_was_approved(make_
         assert site.audit.entries[-1].body["reason"] == "other-initial"
 
 
+def test_public_weights_must_be_those_that_were_approved_too(make_site, coordinator, protocol_bytes) -> None:
+    """Who is sent others refuses the round; the person at the site reads where they are said to come from."""
+    lineage = {"kind": "public", "source": "a set that anybody may fetch", "weights": "1" * 64}
+    right, wrong = (variant(protocol_bytes, name="public", model__initial={**lineage, "model": model}) for model in (WEIGHTS, "0" * 64))
+    home = make_site()
+    accept(home, right)
+    accept(home, wrong)
+
+    assert ask(home, coordinator, right).envelope is not None
+    assert ask(home, coordinator, wrong, run="run-00000002") == Answer(refusal="policy")
+    with open_site(home.path) as site:
+        assert site.audit.entries[-1].body["reason"] == "other-initial"
+
+
 @pytest.mark.parametrize(
     "lineage", [{"kind": "run"}, {"kind": "random", "model": WEIGHTS}, {"kind": "run", "model": WEIGHTS, "unit": "none"}]
 )
 def test_a_lineage_that_is_half_told_is_no_protocol(protocol_bytes, lineage) -> None:
-    with pytest.raises(ConfigError, match="model, protocol and unit"):
+    with pytest.raises(ConfigError, match=r"(model|protocol) is (required|forbidden) with kind"):
         variant(protocol_bytes, model__initial=lineage)
 
 

@@ -20,6 +20,7 @@ from fedrad_common.files import exclusive_lock
 from fedrad_common.identity import SigningKey
 from fedrad_server import following, launching, wanted
 from fedrad_server.cli import app
+from fedrad_server.history import read_run
 from fedrad_server.home import Home, Member
 from fedrad_server.runs import Run
 
@@ -273,3 +274,53 @@ def test_ctrl_c_only_stops_showing_it(home: Home, tmp_path: Path) -> None:
     assert f"watch it with: fedrad-coordinator watch {home.directory} tiny" in rest
     assert "Traceback" not in rest
     assert wanted.read(home.directory / "runs" / "tiny") == wanted.Wanted(state="run")
+
+
+def test_public_weights_are_brought_named_and_launched(command: Command, home: Home, tmp_path: Path) -> None:
+    from fedrad_common.models import build
+    from fedrad_common.packing import pack
+    from fedrad_common.protocol import load_protocol
+    from fedrad_common.weights import write_weights
+
+    model = 'model = { name = "resnet", options = { channels = 8, stages = 1 } }'
+    text = PROTOCOL.decode().replace('kind = "echo"', 'kind = "classification"')
+    text = text.replace("height = 8, width = 8", "height = 28, width = 28").replace(PROTOCOL.decode().splitlines()[5], model)
+    (tmp_path / "chest.toml").write_text(text)
+    protocol = load_protocol(tmp_path / "chest.toml")
+    vector = pack(build(protocol.model.model_copy(update={"seed": 9}), n_outputs=1, height=28, width=28))
+    write_weights(protocol, vector, tmp_path / "public.safetensors", lineage={})
+
+    bring = ("weights", home.directory, tmp_path / "chest.toml", tmp_path / "public.safetensors", "--source")
+    assert command(*bring, "")[0] == 2
+    code, section, _ = command(*bring, "invented here")
+    assert code == 0
+    initial = ", ".join(section.splitlines()[1:])
+    (tmp_path / "started.toml").write_text(text.replace(model, f"{model[:-2]}, initial = {{ {initial} }} }}"))
+    assert command("launch", home.directory, tmp_path / "started.toml", "--detach")[0] == 0
+    (stored,) = (home.directory / "weights").iterdir()
+    assert (read_run(home.directory / "runs" / "tiny").model(0) == vector).all()
+
+    stored.write_bytes(stored.read_bytes()[:-1])
+    code, _, err = command("launch", home.directory, tmp_path / "started.toml", "--name", "second", "--detach")
+    assert (code, "another file, or a changed one" in err) == (2, True)
+    stored.unlink()
+    code, _, err = command("launch", home.directory, tmp_path / "started.toml", "--name", "second", "--detach")
+    assert (code, "no file of that hash is here" in err) == (2, True)
+    assert [run.name for run in (home.directory / "runs").iterdir()] == ["tiny"]
+
+
+def test_a_runs_model_is_exported_with_its_lineage(command: Command, home: Home, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    text = PROTOCOL.decode().replace('kind = "echo"', 'kind = "classification"').replace("8, width = 8", "28, width = 28")
+    (tmp_path / "chest.toml").write_text(text.replace(text.splitlines()[5], 'model = { name = "resnet" }'))
+    command("launch", home.directory, tmp_path / "chest.toml", "--detach")
+    run, out = home.directory / "runs" / "tiny", tmp_path / "out.safetensors"
+
+    code, shown, _ = command("export", run, "--out", out, "--json")
+    with safe_open(out, framework="numpy") as file:
+        assert file.metadata().items() <= json.loads(shown).items()
+        assert (file.metadata()["epsilon"], "stem.weight" in file.keys()) == ("2", True)  # noqa: SIM118 - no mapping
+    assert code == 0
+    assert command("export", run, "--out", out)[0] == 2  # nothing is overwritten
+    assert command("export", run, "--out", out, "--force")[0] == 0

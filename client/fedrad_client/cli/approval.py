@@ -32,6 +32,7 @@ def preview(
     declared_size: SizeOption = None,
     runs: RunsOption = None,
     run: RunOption = None,
+    weights: Annotated[Path | None, typer.Option(help="The public file that it starts from, if you fetched it: is it that one?")] = None,
     home: HomeOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +45,13 @@ def preview(
     from fedrad_client.approval import read_protocol
     from fedrad_client.preview import facts, lines
 
-    seen = _look(home, read_protocol(protocol), declared_size, runs=runs, run=run)
+    content = read_protocol(protocol)
+    seen = _look(home, content, declared_size, runs=runs, run=run)
+    if weights is not None:
+        from fedrad_common.weights import check_public
+
+        check_public(seen.protocol, weights)
+        typer.echo(f"{weights.name}: is the file that the protocol names, and gives the weights that it starts from", err=True)
     emit(facts(seen), as_json=as_json, lines=lines(seen))
 
 

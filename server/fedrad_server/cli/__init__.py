@@ -5,7 +5,7 @@ from typing import NoReturn
 import typer
 
 from fedrad_common.cli import run_cli
-from fedrad_server.cli import audit, records, runs, serving, setup, sites, watching
+from fedrad_server.cli import audit, records, runs, serving, setup, sites, watching, weights
 
 app = typer.Typer(
     name="fedrad-coordinator",
@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for verbs in (setup, sites, serving, runs, watching, records, audit):
+for verbs in (setup, sites, serving, runs, watching, records, weights, audit):
     verbs.register(app)
 
 
