@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrad_common.cli import emit
-from fedrad_common.errors import FedradError
+from fedrad_common.errors import FedradError, MisuseError
 
 if TYPE_CHECKING:
     from fedrad_sim.audits.finding import Finding
@@ -32,6 +32,68 @@ def two_worlds(
     from fedrad_sim.audits.two_worlds import audit
 
     _end([_played(audit, out, as_json, epsilon=epsilon, runs=runs, seed=seed)], as_json)
+
+
+@app.command("one-run")
+def one_run(
+    out: OutOption, side: Annotated[int, typer.Option(min=8, max=128, help="Pixels; side squared canaries.")] = 64,
+    epsilon: EpsilonOption = 4.0, seed: SeedOption = 0, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """One run with thousands of canaries, each there or not by a coin, and guesses about the boldest.
+
+    Example: fedrad-sim audit one-run --out audits
+    """
+    from fedrad_sim.audits.one_run import audit
+
+    _end([_played(audit, out, as_json, epsilon=epsilon, side=side, seed=seed)], as_json)
+
+
+@app.command()
+def membership(
+    out: OutOption, models: Annotated[int, typer.Option(min=4, help="Models of each arm, an even number.")] = 8,
+    images: Annotated[int | None, typer.Option(min=80, help="Only so many, for a quick look.")] = None,
+    epsilon: EpsilonOption = 8.0, seed: SeedOption = 0, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Whose image was in the training? Asked of pneumonia models, with models of other halves to compare.
+
+    Example: fedrad-sim audit membership --out audits --models 8
+    """
+    from fedrad_sim.audits.membership import audit
+
+    if models % 2:
+        raise MisuseError(f"--models: {models} is odd", hint="each half has a model of its own: name an even number")
+    _end([_played(audit, out, as_json, epsilon=epsilon, models=models, images=images, seed=seed)], as_json)
+
+
+@app.command()
+def inversion(
+    out: OutOption, candidates: Annotated[int, typer.Option(min=2, help="Invented images to choose among.")] = 100,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that each is the target.")] = 5,
+    epsilon: EpsilonOption = 8.0, seed: SeedOption = 0, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Paint a patient's image from the updates that it made, and find it among candidates.
+
+    Example: fedrad-sim audit inversion --out audits
+    """
+    from fedrad_sim.audits.inversion import audit
+
+    _end([_played(audit, out, as_json, epsilon=epsilon, candidates=candidates, repeats=repeats, seed=seed)], as_json)
+
+
+@app.command("all")
+def all_(out: OutOption, seed: SeedOption = 0, as_json: JsonOption = False) -> None:
+    """All four at their defaults, and the report; about a quarter of an hour of one core.
+
+    Example: fedrad-sim audit all --out audits
+    """
+    from fedrad_sim.audits import inversion, membership, one_run, two_worlds
+    from fedrad_sim.audits.report import write_report
+
+    _played(two_worlds.audit, out, as_json, epsilon=4.0, runs=2000, seed=seed)
+    _played(one_run.audit, out, as_json, epsilon=4.0, side=64, seed=seed)
+    _played(membership.audit, out, as_json, epsilon=8.0, models=8, images=None, seed=seed)
+    _played(inversion.audit, out, as_json, epsilon=8.0, candidates=100, repeats=5, seed=seed)
+    _end(write_report(out), as_json)
 
 
 @app.command()
@@ -69,9 +131,7 @@ def _end(findings: Sequence["Finding"], as_json: bool) -> None:
         emit([_facts(finding) for finding in findings], as_json=True)
     for finding in findings:
         for arm in finding.broken:
-            raise FedradError(
-                f"{finding.audit}: {arm.name}: {arm.says}", hint="the claim does not hold: train nowhere until it is known why"
-            )
+            raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="not as it should be: train nowhere until it is known why")
         for arm in finding.blunt:
             raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="the control fails: the attack proves nothing; more runs?")
 

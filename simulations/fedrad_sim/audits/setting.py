@@ -61,7 +61,9 @@ class Setting:
         return pack(network).astype(np.float64) * (self.plan.expected_batch / (self.protocol.training.learning_rate * CLIP))
 
 
-def make_setting(*, epsilon: float, patients: int, rate: float, rounds: int, side: int, bias: bool = False) -> Setting:
+def make_setting(
+    *, epsilon: float, patients: int, rate: float, rounds: int, side: int, delta: float = DELTA, bias: bool = False
+) -> Setting:  # fmt: skip
     """A claim of `epsilon` for `rounds` steps of a site that declares so many patients; of images of `side` pixels squared."""
     value: dict[str, Any] = {
         "format": "fedrad-protocol-1",
@@ -78,7 +80,7 @@ def make_setting(*, epsilon: float, patients: int, rate: float, rounds: int, sid
     }  # fmt: skip
     protocol = validate(value, TrainingProtocol, name="audit")
     plan = make_plan(
-        protocol, n_parameters=side * side + bias, declared_size=patients, delta=DELTA, numeric_delta=NUMERIC_SHARE * DELTA,
+        protocol, n_parameters=side * side + bias, declared_size=patients, delta=delta, numeric_delta=NUMERIC_SHARE * delta,
         least_noise=LEAST_NOISE, validation_fraction=0.0,
     )  # fmt: skip
     return Setting(protocol, plan, bias)
