@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fedrad_sim.audits.finding import Finding
 
 app = typer.Typer(help="Attack our own training, each time with a control that shows that the attack works.", no_args_is_help=True)
+CLAIM, SMALL_CLAIM = 8.0, 4.0  # epsilon; counting runs and guesses proves little above the smaller
+RUNS, SIDE, MODELS, CANDIDATES, REPEATS = 4000, 64, 8, 100, 5
 OutOption = Annotated[Path, typer.Option(help="Where results go; an audit that was stopped goes on from there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
@@ -22,12 +24,12 @@ EpsilonOption = Annotated[float, typer.Option(min=0.1, help="The claim that is a
 
 @app.command("two-worlds")
 def two_worlds(
-    out: OutOption, runs: Annotated[int, typer.Option(min=100, help="Runs a world.")] = 2000,
-    epsilon: EpsilonOption = 4.0, seed: SeedOption = 0, as_json: JsonOption = False,
+    out: OutOption, runs: Annotated[int, typer.Option(min=100, help="Runs a world.")] = RUNS,
+    epsilon: EpsilonOption = SMALL_CLAIM, seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Many runs with and without one patient, told apart by whoever sees every release.
 
-    Example: fedrad-sim audit two-worlds --out audits --runs 2000
+    Example: fedrad-sim audit two-worlds --out audits --runs 4000
     """
     from fedrad_sim.audits.two_worlds import audit
 
@@ -36,8 +38,8 @@ def two_worlds(
 
 @app.command("one-run")
 def one_run(
-    out: OutOption, side: Annotated[int, typer.Option(min=8, max=128, help="Pixels; side squared canaries.")] = 64,
-    epsilon: EpsilonOption = 4.0, seed: SeedOption = 0, as_json: JsonOption = False,
+    out: OutOption, side: Annotated[int, typer.Option(min=8, max=128, help="Pixels; side squared canaries.")] = SIDE,
+    epsilon: EpsilonOption = SMALL_CLAIM, seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """One run with thousands of canaries, each there or not by a coin, and guesses about the boldest.
 
@@ -50,9 +52,9 @@ def one_run(
 
 @app.command()
 def membership(
-    out: OutOption, models: Annotated[int, typer.Option(min=4, help="Models of each arm, an even number.")] = 8,
+    out: OutOption, models: Annotated[int, typer.Option(min=4, help="Models of each arm, an even number.")] = MODELS,
     images: Annotated[int | None, typer.Option(min=80, help="Only so many, for a quick look.")] = None,
-    epsilon: EpsilonOption = 8.0, seed: SeedOption = 0, as_json: JsonOption = False,
+    epsilon: EpsilonOption = CLAIM, seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Whose image was in the training? Asked of pneumonia models, with models of other halves to compare.
 
@@ -67,9 +69,9 @@ def membership(
 
 @app.command()
 def inversion(
-    out: OutOption, candidates: Annotated[int, typer.Option(min=2, help="Invented images to choose among.")] = 100,
-    repeats: Annotated[int, typer.Option(min=1, help="Times that each is the target.")] = 5,
-    epsilon: EpsilonOption = 8.0, seed: SeedOption = 0, as_json: JsonOption = False,
+    out: OutOption, candidates: Annotated[int, typer.Option(min=2, help="Invented images to choose among.")] = CANDIDATES,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that each is the target.")] = REPEATS,
+    epsilon: EpsilonOption = CLAIM, seed: SeedOption = 0, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Paint a patient's image from the updates that it made, and find it among candidates.
 
@@ -89,10 +91,10 @@ def all_(out: OutOption, seed: SeedOption = 0, as_json: JsonOption = False) -> N
     from fedrad_sim.audits import inversion, membership, one_run, two_worlds
     from fedrad_sim.audits.report import write_report
 
-    _played(two_worlds.audit, out, as_json, epsilon=4.0, runs=2000, seed=seed)
-    _played(one_run.audit, out, as_json, epsilon=4.0, side=64, seed=seed)
-    _played(membership.audit, out, as_json, epsilon=8.0, models=8, images=None, seed=seed)
-    _played(inversion.audit, out, as_json, epsilon=8.0, candidates=100, repeats=5, seed=seed)
+    _played(two_worlds.audit, out, as_json, epsilon=SMALL_CLAIM, runs=RUNS, seed=seed)
+    _played(one_run.audit, out, as_json, epsilon=SMALL_CLAIM, side=SIDE, seed=seed)
+    _played(membership.audit, out, as_json, epsilon=CLAIM, models=MODELS, images=None, seed=seed)
+    _played(inversion.audit, out, as_json, epsilon=CLAIM, candidates=CANDIDATES, repeats=REPEATS, seed=seed)
     _end(write_report(out), as_json)
 
 

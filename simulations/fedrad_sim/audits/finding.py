@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedrad_common.config import Section, parse_json
-from fedrad_common.files import write_json
+from fedrad_common.files import make_folder, write_json
 
 FILE = "finding.json"
 AuditName = Literal["two-worlds", "one-run", "membership", "inversion"]
@@ -18,6 +18,7 @@ class Arm(Section):
 
     name: str
     control: bool
+    of: str = ""  # the arm that a control is of; empty: of all
     sound: bool
     says: str  # the verdict in one sentence
     figures: dict[str, float]
@@ -47,6 +48,7 @@ class Finding(Section):
 
 
 def write_finding(out: Path, finding: Finding) -> None:
+    make_folder(out / finding.audit)
     write_json(out / finding.audit / FILE, finding.model_dump(mode="json"))
 
 

@@ -65,11 +65,12 @@ def audit(out: Path, *, epsilon: float, models: int, images: int | None, seed: i
         World("with privacy, few images", private, few),
         World("without privacy, few images", replace_settings(private, PLAIN), few, control=True),
     )
-    delta, arms = 0.0, []
-    for world in worlds:
-        collection = load_collection(arrays, most=world.images)
-        delta = max(delta, plan_for(private, size=len(collection.truth) // 2).delta)
-        arms.append(_arm(world, private, collection, out / "membership", models=models, seed=seed, bar=bar))
+    collections = [load_collection(arrays, most=world.images) for world in worlds]
+    arms = [
+        _arm(world, private, collection, out / "membership", models=models, seed=seed, bar=bar)
+        for world, collection in zip(worlds, collections, strict=True)
+    ]
+    delta = plan_for(private, size=len(collections[0].truth) // 2).delta
     return Finding(
         audit="membership", epsilon=epsilon, delta=delta, unit="image", arms=tuple(arms), seconds=time.monotonic() - start,
         settings={"models an arm": models, "temperature": TEMPERATURE, "seed": seed},

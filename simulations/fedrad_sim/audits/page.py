@@ -74,7 +74,7 @@ def _drawn(finding: Finding, figures: dict[str, Spec]) -> list[Markup]:
         figures[key] = spec
         placed.append(figure(key, caption, label=caption))
 
-    limits = [key for key in dict.fromkeys(key for arm in finding.arms for key in arm.figures) if key.endswith("%") and "area" not in key]
+    limits = [key for key in dict.fromkeys(key for arm in finding.arms for key in arm.figures) if key.endswith("%")]
     if finding.audit in ("two-worlds", "one-run"):
         draw(
             "limits",
@@ -88,7 +88,8 @@ def _drawn(finding: Finding, figures: dict[str, Spec]) -> list[Markup]:
             spec = drawings.histograms(arm, x="the attacker's score", low=groups[0], high=groups[1])
             draw(f"scores-{number}", spec, f"{arm.name} ({what}): the attacker's scores without and with the patient.")
     for number, arm in enumerate(arm for arm in finding.arms if "claim hits" in arm.drawn):
-        alike = [other for other in finding.arms if "hits" in other.drawn and (other is arm or other.control)]
+        controls = [other for other in finding.arms if other.control and "hits" in other.drawn and other.of in ("", arm.name)]
+        alike = [arm, *controls]
         draw(f"curve-{number}", drawings.trade_off(alike, permitted=arm, logarithmic=finding.audit == "membership"), _CURVES)
     return placed + [_gallery(arm) for arm in finding.arms if arm.pictures]
 

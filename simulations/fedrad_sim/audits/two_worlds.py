@@ -44,7 +44,7 @@ def audit(out: Path, *, epsilon: float, runs: int, seed: int, bar: Bar = SILENT)
         for share in (1.0, LEAKY):
             label = name if share == 1 else f"{name}, {share:g} of the noise"
             worlds = play(setting.with_noise(share), label, out / "two-worlds", runs=runs, seed=seed, bar=bar)
-            arms.append(judge(worlds, setting, name=label, control=share != 1))
+            arms.append(judge(worlds, setting, name=label, control_of=name if share != 1 else ""))
     return Finding(
         audit="two-worlds", epsilon=epsilon, delta=DELTA, unit="patient", arms=tuple(arms), seconds=time.monotonic() - start,
         settings={"runs a world": runs, "seed": seed},
@@ -78,13 +78,14 @@ def scores(releases: Floats, setting: Setting) -> Floats:
     return np.asarray(steps.sum(axis=1), dtype=np.float64)
 
 
-def judge(worlds: Worlds, setting: Setting, *, name: str, control: bool) -> Arm:
+def judge(worlds: Worlds, setting: Setting, *, name: str, control_of: str = "") -> Arm:
     """Limits of epsilon from both worlds. `setting` is the claim's, whatever noise was added."""
+    control = bool(control_of)
     plan, steps, claim = setting.plan, setting.steps, setting.protocol.privacy.epsilon
     assert claim is not None
     delta, values = exact_delta(plan.delta), {"out": scores(worlds.out, setting), "in": scores(worlds.inside, setting)}
     half = len(values["out"]) // 2
-    choice = bounds.best_decision(values["out"][:half], values["in"][:half], delta=delta, confidence=CONFIDENCE)
+    choice = bounds.best_decision(values["out"][:half], values["in"][:half], delta=delta, confidence=CERTAINTY)
     judged = values["out"][half:], values["in"][half:]
 
     def gaussian(confidence: float, *, least: bool = True) -> float:
@@ -113,7 +114,7 @@ def judge(worlds: Worlds, setting: Setting, *, name: str, control: bool) -> Arm:
         drawn["claim alarms"] = tuple(np.linspace(0, 1, 101).round(3).tolist())
         drawn["claim hits"] = tuple(claim_of(plan, steps=steps).hits(np.linspace(0, 1, 101)).round(5).tolist())
     says = f"ε is at least {proven:.2f} with 99.9 % confidence: {'above' if above else 'within'} the claim of {claim:g}"
-    return Arm(name=name, control=control, sound=above == control, says=says, figures=figures, drawn=drawn)
+    return Arm(name=name, control=control, of=control_of, sound=above == control, says=says, figures=figures, drawn=drawn)
 
 
 def _drawn(out: Floats, inside: Floats) -> dict[str, tuple[float, ...]]:
