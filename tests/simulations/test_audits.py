@@ -108,7 +108,7 @@ def test_nothing_is_found_among_candidates_with_privacy_and_everything_without(t
     assert defended.figures["found by what was painted"] <= 0.05
     assert defended.figures["found by comparing gradients"] <= 0.1
     assert control.figures["found by what was painted"] == control.figures["found by comparing gradients"] == 1.0
-    assert len(control.pictures["painted"]) == inversion.SHOWN
+    assert len(control.pictures["as painted"]) == inversion.SHOWN
 
 
 def test_without_noise_the_painted_image_is_the_patients_own() -> None:

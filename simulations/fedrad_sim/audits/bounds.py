@@ -122,8 +122,8 @@ def found_at(scores: Floats, member: npt.NDArray[np.bool_], alarms: float) -> fl
 
 
 def curve(out: Floats, inside: Floats, points: int = 80) -> tuple[Sequence[float], Sequence[float]]:
-    """(false alarms, hits) of every threshold, thinned for drawing."""
-    thresholds = np.quantile(np.concatenate([out, inside]), np.linspace(1, 0, points))
+    """(false alarms, hits) of thresholds from the highest score down, dense where alarms are few, for drawing."""
+    thresholds = np.quantile(np.concatenate([out, inside]), 1 - np.logspace(-4, 0, points))
     alarms = [0.0, *((out > value).mean() for value in thresholds), 1.0]
     hits = [0.0, *((inside > value).mean() for value in thresholds), 1.0]
     return [round(float(value), 5) for value in alarms], [round(float(value), 5) for value in hits]

@@ -11,15 +11,14 @@ from fedrad_sim.audits.finding import Arm
 SECOND = "var(--series-2)"
 
 
-def histograms(arm: Arm, *, x: str, low: tuple[str, str], high: tuple[str, str]) -> Spec:
-    """How often each score was seen; `low` and `high` are key and name of the two groups."""
+def histograms(arm: Arm) -> Spec:
+    """How often each score was seen, without and with the canary."""
     data = [
         {"type": "bar", "name": name, "x": list(arm.drawn["score"]), "y": list(arm.drawn[key]), "opacity": 0.65,
          "marker": {"color": colour}, "hovertemplate": "%{x:.2f}: %{y:.0f}<extra>" + name + "</extra>"}
-        for (key, name), colour in ((low, QUIET), (high, ACCENT))
+        for key, name, colour in (("out", "without the patient", QUIET), ("in", "with the patient", ACCENT))
     ]  # fmt: skip
-    layout = base_layout(x=x, y="count", height=300)
-    return {"data": data, "layout": layout | {"barmode": "overlay", "bargap": 0.02}}
+    return {"data": data, "layout": base_layout(x="the attacker's score", y="count", height=300) | {"barmode": "overlay", "bargap": 0.02}}
 
 
 def trade_off(arms: Sequence[Arm], *, permitted: Arm, logarithmic: bool = False) -> Spec:

@@ -114,7 +114,7 @@ def _arm(
             "noise multiplier": setting.plan.noise_multiplier,
         },
         pictures={
-            "the patient's": tuple(picture(candidates[number]) for number in shown),
-            "painted": tuple(picture(painted(releases(number))) for number in shown),
+            "as it was": tuple(picture(candidates[number]) for number in shown),
+            "as painted": tuple(picture(painted(releases(number))) for number in shown),
         },
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import MisuseError
-from fedrad_common.files import make_folder, write_atomic
+from fedrad_common.files import exclusive_lock, make_folder, write_atomic
 from fedrad_common.progress import Advance, progress_bar
 
 FORMAT = "fedrad-audit-runs-1"
@@ -28,19 +28,21 @@ def played(path: Path, settings: Row, total: int, play: Callable[[int], Row], *,
 
     Raises:
         MisuseError: the file belongs to other settings.
+        BusyError: another audit is at it.
     """
     head = canonical_json({"format": FORMAT, **settings})
-    rows = list(_read(path, head))[:total]
-    if not rows:
-        make_folder(path.parent)
-        write_atomic(path, head + b"\n")
-    with path.open("ab") as stream, bar(what) as advance:
-        for number in range(len(rows), total):
-            row = play(number)
-            stream.write(canonical_json(row) + b"\n")
-            stream.flush()
-            rows.append(row)
-            advance(number + 1, total)
+    make_folder(path.parent)
+    with exclusive_lock(path.with_suffix(".lock"), what=path.name):
+        rows = list(_read(path, head))[:total]
+        if not rows:
+            write_atomic(path, head + b"\n")
+        with path.open("ab") as stream, bar(what) as advance:
+            for number in range(len(rows), total):
+                row = play(number)
+                stream.write(canonical_json(row) + b"\n")
+                stream.flush()
+                rows.append(row)
+                advance(number + 1, total)
     return rows
 
 

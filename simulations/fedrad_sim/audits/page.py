@@ -43,9 +43,7 @@ def _banner(findings: Sequence[Finding]) -> Markup | None:
 
 def _summary(findings: Sequence[Finding]) -> Markup:
     rows = [
-        (words()[finding.audit]["title"], f"{arm.name} (control)" if arm.control else arm.name, f"{finding.epsilon:g}", arm.says)
-        for finding in findings
-        for arm in finding.arms
+        (words()[finding.audit]["title"], _named(arm), f"{finding.epsilon:g}", arm.says) for finding in findings for arm in finding.arms
     ]
     return table(("audit", "arm", "ε claimed", "found"), rows, numbers=(2,))
 
@@ -62,36 +60,33 @@ def _section(finding: Finding, figures: dict[str, Spec]) -> Markup:
 def _figures(arms: Sequence[Arm]) -> Markup:
     keys = list(dict.fromkeys(key for arm in arms for key in arm.figures))
     rows = [(key, *(f"{arm.figures[key]:.4g}" if key in arm.figures else "–" for arm in arms)) for key in keys]
-    head = ("figure", *(f"{arm.name} (control)" if arm.control else arm.name for arm in arms))
+    head = ("figure", *(_named(arm) for arm in arms))
     return table(head, rows, numbers=range(1, len(head)))
 
 
 def _drawn(finding: Finding, figures: dict[str, Spec]) -> list[Markup]:
+    def draw(name: str, spec: Spec, caption: str) -> Markup:
+        figures[f"{finding.audit}-{name}"] = spec
+        return figure(f"{finding.audit}-{name}", caption, label=caption)
+
     placed: list[Markup] = []
-
-    def draw(name: str, spec: Spec, caption: str) -> None:
-        key = f"{finding.audit}-{name}"
-        figures[key] = spec
-        placed.append(figure(key, caption, label=caption))
-
-    limits = [key for key in dict.fromkeys(key for arm in finding.arms for key in arm.figures) if key.endswith("%")]
     if finding.audit in ("two-worlds", "one-run"):
-        draw(
-            "limits",
-            drawings.limits(finding.arms, limits, finding.epsilon),
-            "Lower limits of ε of each arm. Right of the line is above the claim.",
-        )
-    for number, arm in enumerate(finding.arms):
-        if "score" in arm.drawn:
-            what = "control" if arm.control else "with privacy"
-            groups = ("out", "without the patient"), ("in", "with the patient")
-            spec = drawings.histograms(arm, x="the attacker's score", low=groups[0], high=groups[1])
-            draw(f"scores-{number}", spec, f"{arm.name} ({what}): the attacker's scores without and with the patient.")
+        limits = [key for key in dict.fromkeys(key for arm in finding.arms for key in arm.figures) if key.endswith("%")]
+        caption = "Lower limits of ε of each arm. Right of the line is above the claim."
+        placed.append(draw("limits", drawings.limits(finding.arms, limits, finding.epsilon), caption))
+    scores = [(number, arm) for number, arm in enumerate(finding.arms) if "score" in arm.drawn]
+    if scores:
+        drawn = (draw(f"scores-{number}", drawings.histograms(arm), f"{_named(arm)}: what the attacker saw.") for number, arm in scores)
+        placed.append(element("div", *drawn, class_="pair"))
     for number, arm in enumerate(arm for arm in finding.arms if "claim hits" in arm.drawn):
         controls = [other for other in finding.arms if other.control and "hits" in other.drawn and other.of in ("", arm.name)]
-        alike = [arm, *controls]
-        draw(f"curve-{number}", drawings.trade_off(alike, permitted=arm, logarithmic=finding.audit == "membership"), _CURVES)
+        spec = drawings.trade_off([arm, *controls], permitted=arm, logarithmic=finding.audit == "membership")
+        placed.append(draw(f"curve-{number}", spec, _CURVES))
     return placed + [_gallery(arm) for arm in finding.arms if arm.pictures]
+
+
+def _named(arm: Arm) -> str:
+    return f"{arm.name} (control)" if arm.control else arm.name
 
 
 def _gallery(arm: Arm) -> Markup:
@@ -101,5 +96,5 @@ def _gallery(arm: Arm) -> Markup:
         return (name, *(element("img", src=uri, alt=f"{name} {number}", width="84") for number, uri in enumerate(pictures, start=1)))
 
     columns = max(len(pictures) for pictures in arm.pictures.values())
-    caption = f"{arm.name} (control)" if arm.control else arm.name
+    caption = _named(arm)
     return table(("", *[""] * columns), [shown(name, pictures) for name, pictures in arm.pictures.items()], caption=caption)
