@@ -135,7 +135,7 @@ def _end(findings: Sequence["Finding"], as_json: bool) -> None:
         for arm in finding.broken:
             raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="not as it should be: train nowhere until it is known why")
         for arm in finding.blunt:
-            raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="the control fails: the attack proves nothing; more runs?")
+            raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="too blunt to prove anything: a smaller claim, or more runs")
 
 
 def _facts(finding: "Finding") -> dict[str, Any]:
