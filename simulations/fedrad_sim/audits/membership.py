@@ -108,10 +108,11 @@ def _arm(world: World, private: TrainingProtocol, collection: Collection, folder
     settings = {"seed": seed, "images": n, "plan": plan.model_dump(mode="json")}
     rows = played(folder / f"{name}.jsonl", settings, models, model, bar=bar, what=f"membership: models {world.name}")
     sure = np.array([row["sure"] for row in rows], dtype=np.float64)
-    return judge(scores(sure, member), member, world, permitted=claim_of(claimed, steps=private.privacy.steps), sure=sure)
+    permitted = claim_of(claimed, steps=private.privacy.steps)
+    return judge(scores(sure, member), member, world, permitted=permitted, delta=claimed.delta, sure=sure)
 
 
-def judge(found: Floats, member: Members, world: World, *, permitted: Claim, sure: Floats) -> Arm:
+def judge(found: Floats, member: Members, world: World, *, permitted: Claim, delta: float, sure: Floats) -> Arm:
     area, error = bounds.area(found, member)
     upper = area + float(stats.norm.ppf(CONFIDENCE)) * error
     proven = area - float(stats.norm.ppf(CERTAINTY)) * error
@@ -135,6 +136,7 @@ def judge(found: Floats, member: Members, world: World, *, permitted: Claim, sur
             "permitted at 1 % false alarms": float(permitted.hits(np.array([0.01]))[0]),
             "found at 0.1 % false alarms": bounds.found_at(found, member, 0.001),
             "permitted at 0.1 % false alarms": float(permitted.hits(np.array([0.001]))[0]),
+            "delta": delta,
             "members of a model": float(member[0].sum()),
             "others": float((~member[0]).sum()),
             "right on members": float((sure[member] > 0).mean()),
