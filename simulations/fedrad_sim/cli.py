@@ -11,6 +11,7 @@ import typer
 
 from fedrad_common.cli import emit, run_cli
 from fedrad_common.errors import MisuseError
+from fedrad_sim.audits.cli import app as audits
 
 app = typer.Typer(
     name="fedrad-sim",
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(audits, name="audit")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 EngineOption = Annotated[str, typer.Option(help="local: in this process. ray: Flower's Ray engine.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]

@@ -1,0 +1,220 @@
+"""The audits on small samples: an attack finds what was left open on purpose, and proves no more than the claim of what was not."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.steps import one_thread  # noqa: F401 - a fixture
+
+from fedrad_client.privacy.optimizer import PatientOptimizer
+from fedrad_common.cli import run_cli
+from fedrad_common.errors import MisuseError
+from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
+from fedrad_sim.audits import inversion, membership, one_run, two_worlds
+from fedrad_sim.audits.finding import Arm, Finding, write_finding
+from fedrad_sim.audits.journal import SILENT, played
+from fedrad_sim.audits.page import page, words
+from fedrad_sim.audits.setting import Setting, make_setting
+from fedrad_sim.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+EPSILON = 4.0
+
+
+def one_step() -> Setting:
+    return make_setting(epsilon=EPSILON, patients=8, rate=1.0, rounds=1, side=two_worlds.SIDE)
+
+
+def attacked(folder: Path, setting: Setting, *, runs: int = 600, claim: Setting | None = None) -> Arm:
+    worlds = two_worlds.play(setting, "arm", folder, runs=runs, seed=0, bar=SILENT)
+    return two_worlds.judge(worlds, claim or setting, name="arm")
+
+
+def test_two_worlds_prove_much_of_the_claim_and_no_more(tmp_path: Path) -> None:
+    found = attacked(tmp_path, one_step(), runs=1000)
+
+    assert found.sound
+    assert 0.4 * EPSILON <= found.figures["Gaussian family, 95 %"] <= found.figures["Gaussian family, best estimate"]
+    assert found.figures["Gaussian family, best estimate"] == pytest.approx(EPSILON, rel=0.15)
+    assert 0.1 * EPSILON <= found.figures["assumption-free, 95 %"] <= EPSILON
+
+
+def test_a_quarter_of_the_noise_is_above_the_claim(tmp_path: Path) -> None:
+    found = attacked(tmp_path, one_step().with_noise(0.25), claim=one_step())
+
+    assert not found.sound
+    assert found.figures["Gaussian family, 99.9 %"] > 2 * EPSILON
+    assert "above the claim" in found.says
+
+
+def test_a_clip_that_is_too_wide_is_above_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted in the optimizer, under the honest plan: the audit sees the release alone."""
+    accumulate = PatientOptimizer.accumulate
+
+    def too_wide(self: PatientOptimizer, parts: object) -> None:
+        self.bound = 3.0 * self.max_grad_norm
+        accumulate(self, parts)
+
+    monkeypatch.setattr(PatientOptimizer, "accumulate", too_wide)
+
+    assert not attacked(tmp_path, one_step()).sound
+
+
+def test_sampled_batches_are_accounted_as_such(tmp_path: Path) -> None:
+    setting = make_setting(epsilon=EPSILON, patients=8, rate=0.5, rounds=2, side=two_worlds.SIDE)
+    found = attacked(tmp_path, setting)
+
+    assert found.sound
+    assert found.figures["Gaussian family, best estimate"] == pytest.approx(EPSILON, rel=0.25)
+
+
+def test_an_audit_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    setting, plain = one_step(), two_worlds.play
+    whole = plain(setting, "arm", tmp_path / "whole", runs=12, seed=0, bar=SILENT)
+    plain(setting, "arm", tmp_path / "cut", runs=7, seed=0, bar=SILENT)
+    path = tmp_path / "cut" / "arm.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])  # killed in the middle of a line
+
+    again = plain(setting, "arm", tmp_path / "cut", runs=12, seed=0, bar=SILENT)
+    np.testing.assert_array_equal(again.out, whole.out)
+    np.testing.assert_array_equal(again.inside, whole.inside)
+    assert path.read_bytes() == (tmp_path / "whole" / "arm.jsonl").read_bytes()
+
+
+def test_runs_of_other_settings_are_never_mixed(tmp_path: Path) -> None:
+    played(tmp_path / "runs.jsonl", {"seed": 0}, 2, lambda number: {"run": number}, bar=SILENT, what="runs")
+
+    with pytest.raises(MisuseError, match="other settings"):
+        played(tmp_path / "runs.jsonl", {"seed": 1}, 2, lambda number: {"run": number}, bar=SILENT, what="runs")
+
+
+def test_one_run_proves_something_and_without_noise_more_than_the_claim(tmp_path: Path) -> None:
+    defended, control = one_run.audit(tmp_path, epsilon=EPSILON, side=40, seed=0).arms
+
+    assert defended.sound
+    assert 0 < defended.figures["guesses, 99.9 %"] <= defended.figures["guesses, 95 %"] <= EPSILON
+    assert control.sound
+    assert control.figures["guesses, 99.9 %"] > EPSILON
+    assert control.figures["guesses right"] == control.figures["guesses made"]
+
+
+def test_nothing_is_found_among_candidates_with_privacy_and_everything_without(tmp_path: Path) -> None:
+    defended, control = inversion.audit(tmp_path, epsilon=8.0, candidates=60, repeats=2, seed=0).arms
+
+    assert defended.sound
+    assert defended.figures["found by what was painted"] <= 0.05
+    assert defended.figures["found by comparing gradients"] <= 0.1
+    assert control.figures["found by what was painted"] == control.figures["found by comparing gradients"] == 1.0
+    assert len(control.pictures["as painted"]) == inversion.SHOWN
+
+
+def test_without_noise_the_painted_image_is_the_patients_own() -> None:
+    images, truth = inversion.phantoms(3, seed=1)
+    seen = inversion.gradients(images / 65535, truth)
+
+    for release, image in zip(seen, images, strict=True):
+        np.testing.assert_allclose(inversion.painted(release), image / 65535, atol=1e-6)
+
+
+@pytest.fixture
+def by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures of nothing with labels of no meaning, all of which must be known by heart; and a network that is soon trained."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pneumonia_cxr").mkdir()
+    arrays = {"train_images": rng.integers(0, 255, (120, 28, 28), dtype=np.uint8), "train_labels": rng.integers(0, 2, (120, 1))}
+    np.savez(tmp_path / "pneumonia_cxr" / "pneumonia_cxr_28.npz", **arrays)
+    monkeypatch.setenv("FEDRAD_SHARED_DATA", str(tmp_path))
+    small = {"model.options": {"channels": 8, "orientations": 2}, "privacy.rounds": 3, "privacy.expected_batch": 30.0}
+
+    def soon(path: Path) -> TrainingProtocol:
+        return replace_settings(load_protocol(path), {**small, "evaluation.rounds": []})
+
+    monkeypatch.setattr(membership, "load_protocol", soon)
+    monkeypatch.setitem(membership.PLAIN, "privacy.steps_per_round", 120)
+    monkeypatch.setitem(membership.PLAIN, "training.learning_rate", 0.01)
+    return tmp_path
+
+
+def test_members_are_told_from_others_without_privacy_alone(by_heart: Path) -> None:
+    defended, few, control = membership.audit(by_heart / "out", epsilon=8.0, models=4, images=None, seed=0).arms
+
+    for arm in (defended, few):
+        assert arm.figures["area"] < 0.6
+        assert arm.figures["area, lower limit, 99.9 %"] < arm.figures["greatest area permitted"] < 1
+    assert control.sound
+    assert control.figures["area"] >= membership.LEAST
+    assert control.figures["right on members"] > 0.9
+    assert [path.name for path in (by_heart / "out" / "membership").iterdir() if path.is_dir()] == []
+
+
+def test_references_never_include_the_complement() -> None:
+    member = np.array([[True, False], [False, True], [True, False], [False, True]])
+    sure = np.array([[3.0, 0.0], [0.0, 3.0], [1.0, 1.0], [1.0, 1.0]])
+
+    changed = sure.copy()
+    changed[1] = 50.0
+    np.testing.assert_array_equal(membership.scores(sure, member)[0], membership.scores(changed, member)[0])
+    assert membership.scores(sure, member)[0, 0] > 0 > membership.scores(sure, member)[0, 1]
+
+
+def ended(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        run_cli(app, "fedrad-sim", arguments)
+    return int(end.value.code or 0)
+
+
+def finding(*, sound: bool = True, control_sound: bool = True) -> Finding:
+    arms = [Arm(name=name, control=name == "b", sound=sound if name == "a" else control_sound, says="said", figures={}) for name in "ab"]
+    return Finding(audit="one-run", epsilon=4.0, delta=1e-7, unit="patient", settings={}, arms=tuple(arms), seconds=1.0)
+
+
+def test_a_command_prints_json_and_the_report_holds_every_drawing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(two_worlds, "ROUNDS", {"full batches": (1.0, 1)})
+
+    assert ended("audit", "two-worlds", "--out", str(tmp_path), "--runs", "120", "--json") == 0
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert [arm["control"] for arm in printed["arms"]] == [False, True]
+    assert ended("audit", "inversion", "--out", str(tmp_path), "--candidates", "40", "--repeats", "1") == 0
+    assert ended("audit", "report", str(tmp_path)) == 0
+    text = (tmp_path / "audit.html").read_text()
+    placed = set(re.findall(r'data-figure="([^"]+)"', text))
+    specs = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text, re.DOTALL)
+    assert specs is not None
+    assert placed == set(json.loads(specs[1])) != set()
+    assert text.count('width="84"') == 4 * inversion.SHOWN
+    assert [one["audit"] for one in json.loads((tmp_path / "audit.json").read_text())["audits"]] == ["two-worlds", "inversion"]
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [(finding, 0), (lambda: finding(sound=False), 1), (lambda: finding(control_sound=False), 1)],
+    ids=["as it should be", "above the claim", "blunt"],
+)
+def test_the_exit_code_and_the_page_say_when_a_claim_is_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: Callable[[], Finding], code: int
+) -> None:
+    write_finding(tmp_path, made())
+
+    assert ended("audit", "report", str(tmp_path)) == code
+    assert ("error: one-run: " in capsys.readouterr().err) == (code == 1)
+    assert ("Not as it should be" in (tmp_path / "audit.html").read_text()) == (code == 1)
+
+
+def test_a_report_of_nothing_is_misuse(tmp_path: Path) -> None:
+    assert ended("audit", "report", str(tmp_path)) == 2
+    assert ended("audit", "membership", "--out", str(tmp_path), "--models", "5") == 2
+
+
+def test_the_same_findings_give_the_same_page() -> None:
+    assert page([finding()]) == page([finding()])
+
+
+def test_the_document_says_what_the_report_says() -> None:
+    text = " ".join((ROOT / "docs" / "audits.md").read_text().split())
+
+    assert [said[key] for said in words().values() for key in ("does", "reads", "control", "limits") if said[key] not in text] == []
