@@ -147,6 +147,15 @@ class Training(Section):
     proximal: Annotated[float, Field(ge=0)] = 0.0  # FedProx's mu; 0 is plain FedAvg
     augmentation: Name = "none"  # a key of fedrad_common.augmentation.AUGMENTATIONS
     multiplicity: Annotated[int, Field(ge=1, le=64)] = 1  # K augmented views an image, averaged before the clip
+    # Of the network's products, forwards and backwards; patients' gradients are formed, clipped and added as ever. Where the processor has
+    # bfloat16 it is up to twice as fast
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_precision(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A protocol without it keeps the bytes and hash that it had before the key existed."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if (key, value) != ("precision", "float32")}
 
 
 class Aggregation(Section):

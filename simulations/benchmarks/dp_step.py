@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrad_client.privacy.batches import Batch
-from fedrad_client.privacy.gradients.precision import full_precision
+from fedrad_client.privacy.gradients.precision import Precision, full_precision, network_precision
 from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import PatientOptimizer
@@ -71,7 +71,7 @@ def plain(network: nn.Module, images: Tensor, targets: Tensor, *, channels_last:
     return step
 
 
-def ours(network: nn.Module, images: Tensor, targets: Tensor, *, each: int) -> Step:
+def ours(network: nn.Module, images: Tensor, targets: Tensor, *, each: int, precision: Precision = "float32") -> Step:
     """A step of whole patients, one image each, `each` images at a time."""
     inner = torch.optim.SGD(network.parameters(), lr=1e-3)
     n = len(images)
@@ -81,7 +81,9 @@ def ours(network: nn.Module, images: Tensor, targets: Tensor, *, each: int) -> S
     ]
 
     def losses(batch: Batch) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(network(batch.images), batch.targets, reduction="none").sum(1) * batch.weights
+        with network_precision(CPU, precision):
+            outputs = network(batch.images)
+        return functional.binary_cross_entropy_with_logits(outputs.float(), batch.targets, reduction="none").sum(1) * batch.weights
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -125,6 +127,7 @@ def measure(
         "plain": plain(make(), images, targets, channels_last=False),
         "plain, channels_last": plain(make(), images, targets, channels_last=True),
         "ours": ours(make(), images, targets, each=min(each, batch)),
+        "ours, bfloat16": ours(make(), images, targets, each=min(each, batch), precision="bfloat16"),
     }
     if with_hooks:
         steps["hooks"] = hooks(make(), images, targets)

@@ -18,7 +18,7 @@ from fedrad_client.privacy.batches import Batch, Source, draw_images
 from fedrad_client.privacy.gradients import precision
 from fedrad_client.privacy.gradients import recording as recordings
 from fedrad_client.privacy.gradients.parts import Owners, Part, Parts, Products, Rows
-from fedrad_client.privacy.gradients.precision import full_precision
+from fedrad_client.privacy.gradients.precision import Precision, full_precision, network_precision
 from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import GRID, Clipping, PatientOptimizer, shares
@@ -31,7 +31,9 @@ PIXELS = SIDE * SIDE
 CPU = torch.device("cpu")
 
 
-def step(network: nn.Module, data: Dataset, *, clip: float = 1.0, clipping: Clipping = "flat") -> PatientOptimizer:
+def step(
+    network: nn.Module, data: Dataset, *, clip: float = 1.0, clipping: Clipping = "flat", precision: Precision = "float32"
+) -> PatientOptimizer:
     """One step without noise in which everybody is drawn, over a divisor of 1."""
     optimizer = PatientOptimizer(
         torch.optim.SGD(network.parameters(), lr=1.0), noise=AesNoise.seeded(0), noise_multiplier=0.0, clip_norm=clip, expected_batch=1.0,
@@ -40,7 +42,9 @@ def step(network: nn.Module, data: Dataset, *, clip: float = 1.0, clipping: Clip
     draw = draw_images(data.owner, np.arange(data.n_patients), at_most=8, views=1, noise=AesNoise.seeded(0))
 
     def losses(batch: Batch) -> Tensor:
-        return task("classification").loss(network(batch.images), batch.targets) * batch.weights
+        with network_precision(CPU, precision):
+            outputs = network(batch.images)
+        return task("classification").loss(outputs.float(), batch.targets) * batch.weights
 
     with full_precision(CPU):
         _private_step(optimizer, network, losses, Source(data, "none", 1, None), draw, 16)
@@ -123,6 +127,30 @@ def test_no_weights_make_a_patient_add_more_than_the_bound_or_touch_what_another
     alone = torch.stack([exact_sum(network, patients_of(data, [patient]), clipping=clipping) for patient in range(data.n_patients)])
     together = exact_sum(network, data, clipping=clipping)
     assert float((together - alone.sum(0)).norm()) <= SHARE  # hence no neighbour moves it further than its own
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_a_pass_in_bfloat16_makes_nobody_add_more_either(make: Callable[[], nn.Module]) -> None:
+    """Its gradients are others, and are measured and added as they are: nothing overshoots, so nothing is charged for it."""
+    network, data = make(), dataset((1, 2, 1, 1, 3, 1, 1))
+
+    def summed(patients: list[int]) -> Tensor:
+        optimizer = step(network, patients_of(data, patients), precision="bfloat16")
+        assert len(patients) > 1 or float(torch.cat([each.grad.double().flatten() for each in optimizer.params]).norm()) <= 1
+        return torch.cat([parameter.summed_grad.double().flatten() for parameter in optimizer.params]).clone()
+
+    everybody = list(range(data.n_patients))
+    alone = torch.stack([summed([patient]) for patient in everybody])
+    assert float((summed(everybody) - alone.sum(0)).norm()) <= SHARE
+
+
+def test_bfloat16_is_another_pass_and_near_float32() -> None:
+    network, data = residual(), dataset((1, 2, 1, 1))
+    wide, short = (
+        torch.cat([each.summed_grad.flatten().clone() for each in step(network, data, precision=precision).params])
+        for precision in ("float32", "bfloat16")
+    )
+    assert 1e-4 < float((wide - short).norm() / wide.norm()) < 0.1
 
 
 @pytest.mark.parametrize("clip", [1e-6, 1.0, 1e6])

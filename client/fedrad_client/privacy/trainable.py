@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy.gradients.precision import full_precision
+from fedrad_client.privacy.gradients.precision import full_precision, network_precision
 from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.privacy.gradients.rules import uncovered
 from fedrad_client.work.tensors import choose_device
@@ -88,7 +88,9 @@ def check_places(protocol: TrainingProtocol, *, images: int, views: int, device:
     def bits(moved: int) -> list[Tensor]:
         rows = (pictures.roll(moved * views, 0).to(place), targets.roll(moved * views, 0).to(place))
         with recording(network) as kept:
-            losses = kind.loss(network(rows[0]), rows[1])
+            with network_precision(place, protocol.training.precision):
+                outputs = network(rows[0])
+            losses = kind.loss(outputs.float(), rows[1])
             gradients = kept.per_patient(losses, owner=torch.arange(images, device=place), views=views)
         each = [losses.detach().reshape(images, views), *(gradients[parameter] for parameter in gradients)]
         return [part.roll(-moved, 0) for part in each]

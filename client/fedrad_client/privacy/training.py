@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedrad_client.privacy.adam import BiasCorrectedAdam
 from fedrad_client.privacy.batches import Batch, Draw, Source, Work, draw_images, images_at_a_time, in_parts
 from fedrad_client.privacy.gradients.parts import Parts
-from fedrad_client.privacy.gradients.precision import full_precision
+from fedrad_client.privacy.gradients.precision import full_precision, network_precision
 from fedrad_client.privacy.gradients.recording import Recording, recording
 from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_client.work.tensors import choose_device
@@ -64,7 +64,9 @@ def train(
 
     def losses(batch: Batch) -> Tensor:
         batch = batch.to(device)
-        return task(protocol.task.kind).loss(forward(batch.images), batch.targets) * batch.weights
+        with network_precision(device, protocol.training.precision):
+            outputs = forward(batch.images)
+        return task(protocol.task.kind).loss(outputs.float(), batch.targets) * batch.weights
 
     size = images_at_a_time(
         resources.micro_batch, expected_batch=plan.expected_batch, views=source.views, device=device.type,

@@ -29,6 +29,7 @@ class Normalised:
 
 def normalise_apart(maps: Tensor, layer: nn.GroupNorm, into: list[Normalised]) -> Tensor:
     """What `layer` makes of (n, C, …) maps; on the way back, its weights' gradients go to `into`, and nowhere else."""
+    maps = maps.float() if maps.dtype == torch.bfloat16 else maps  # mean and spread in no less
     return cast("Tensor", _Apart.apply(maps, layer, into))  # type: ignore[no-untyped-call]
 
 

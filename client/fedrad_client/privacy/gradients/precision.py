@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @contextlib.contextmanager
@@ -24,6 +28,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(switches, before, strict=True):
             setattr(place, name, value)
+
+
+def network_precision(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """For the forward pass alone, inside `full_precision`: what it multiplies in, and the pass backwards after it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
 
 
 def _precision_switches() -> list[tuple[object, str, object]]:

@@ -72,7 +72,7 @@ class Recording:
                     f"model: layer {call.name}: its output is changed in place", hint="no in-place activation or addition: relu(x), x + y"
                 )
         backprops = torch.autograd.grad(losses.sum(), [call.output for call in calls], allow_unused=True)
-        used = [(call, backprop) for call, backprop in zip(calls, backprops, strict=True) if backprop is not None]
+        used = [(call, _at_least_float32(backprop)) for call, backprop in zip(calls, backprops, strict=True) if backprop is not None]
         normalised, self.normalised = self.normalised, []
         del calls, backprops
         gathered = _Gathered(Owners(owner, views))
@@ -146,10 +146,11 @@ class _Gathered:
 
     def add_of(self, call: Call, backprop: Tensor) -> None:
         """Of one layer. A number that is not finite leaves its mark in the gradients; then images that have one are taken out first."""
-        made = self._made(call, call.input, backprop)
+        activation = _at_least_float32(call.input)
+        made = self._made(call, activation, backprop)
         if not all(bool(torch.isfinite(part.squares).all()) for part in made.values()):
-            finite = _finite(call.input) & _finite(backprop)
-            made = self._made(call, _selected(call.input, finite), _selected(backprop, finite))
+            finite = _finite(activation) & _finite(backprop)
+            made = self._made(call, _selected(activation, finite), _selected(backprop, finite))
             spoilt = torch.zeros(self.owners.n_patients, dtype=torch.bool, device=finite.device)
             spoilt[self.owners.map[~finite]] = True
             self.spoilt = spoilt if self.spoilt is None else self.spoilt | spoilt
@@ -168,6 +169,11 @@ class _Gathered:
 
     def whole(self) -> Parts:
         return Parts({parameter: joined(parts) for parameter, parts in self.parts.items()}, self.owners.n_patients, self.spoilt)
+
+
+def _at_least_float32(part: Tensor) -> Tensor:
+    """What a pass in bfloat16 left behind: gradients are formed, measured and added in no less than float32."""
+    return part.float() if part.dtype == torch.bfloat16 else part
 
 
 def _finite(part: Tensor) -> Tensor:
