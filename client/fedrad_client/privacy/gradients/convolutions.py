@@ -16,7 +16,8 @@ from fedrad_common.models.resnet import StandardizedConv2d
 
 # Measured on a CPU: from so many output pixels on, images as groups of one convolution beat patches.
 _LARGE_MAP = 200
-_CACHED = 1 << 19  # numbers of patches that are made at a time, 2 MiB
+_CACHED = {"cpu": 1 << 19}  # numbers of patches that are made at a time, 2 MiB
+_BOUNDED = 1 << 26  # elsewhere, 256 MiB
 
 
 def convolution(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: Owners) -> dict[Tensor, Part]:
@@ -24,7 +25,7 @@ def convolution(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: 
     assert isinstance(layer, _ConvNd)
     part = _products(layer, activation, backprop, owners) if _pays(layer, activation, backprop, owners) else None
     if part is None:
-        large = _pixels(_small_side(layer, activation, backprop)) >= _LARGE_MAP and _foldable(layer)
+        large = activation.device.type == "cpu" and _pixels(_small_side(layer, activation, backprop)) >= _LARGE_MAP and _foldable(layer)
         part = _folded(layer, activation, backprop, owners) if large else _formed(layer, activation, backprop, owners)
     made: dict[Tensor, Part] = {layer.weight: part}
     if layer.bias is not None:
@@ -75,7 +76,7 @@ def _formed(layer: _ConvNd, activation: Tensor, backprop: Tensor, owners: Owners
     n, groups = len(activation) // owners.views, layer.groups
     small, inner = _small_side(layer, activation, backprop), layer.weight[0].numel()
     each = activation.new_empty((n, groups, small.shape[1] // groups, inner))
-    for images in _at_a_time(n, owners.views * _pixels(small) * groups * inner):
+    for images in _at_a_time(n, owners.views * _pixels(small) * groups * inner, device=activation.device.type):
         maps = slice(images.start * owners.views, images.stop * owners.views)
         left, right = small[maps].flatten(2), _patches(layer, activation[maps], backprop[maps])
         if owners.views > 1:
@@ -100,9 +101,9 @@ def _right_by_group(layer: _ConvNd, right: Tensor) -> Tensor:
     return by_group.reshape(images * layer.groups, columns, -1)
 
 
-def _at_a_time(n: int, numbers: int) -> Iterator[slice]:
+def _at_a_time(n: int, numbers: int, *, device: str) -> Iterator[slice]:
     """Parts of one size: kernels, and last bits with them, may depend on it."""
-    most = max(1, min(n, _CACHED // max(1, numbers)))
+    most = max(1, min(n, _CACHED.get(device, _BOUNDED) // max(1, numbers)))
     step = next(size for size in range(most, 0, -1) if n % size == 0)
     for start in range(0, n, step):
         yield slice(start, start + step)
