@@ -70,7 +70,7 @@ def find_scenario(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".toml":
         return path
-    shipped = sorted(_shipped("simulations/scenarios", "scenarios").glob("*.toml"))
+    shipped = shipped_scenarios()
     for candidate in shipped:
         if candidate.stem == name:
             return candidate
@@ -84,10 +84,10 @@ def load_scenario(path: Path) -> Scenario:
 
 def protocol_path(scenario: Scenario, beside: Path) -> Path:
     """A TOML file relative to the scenario's, or a protocol that ships with fedrad, by its name."""
-    shipped = _shipped("configs/protocols", "protocols")
-    path = beside.parent / scenario.protocol if scenario.protocol.endswith(".toml") else shipped / f"{scenario.protocol}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(candidate.stem for candidate in shipped.glob("*.toml")))
+    named = {candidate.stem: candidate for candidate in shipped_protocols()}
+    path = beside.parent / scenario.protocol if scenario.protocol.endswith(".toml") else named.get(scenario.protocol)
+    if path is None or not path.is_file():
+        known = ", ".join(named)
         raise ConfigError(
             f"{beside.name}: protocol: {scenario.protocol!r} not found", hint=f"known protocols: {known}; or a .toml file beside it"
         )
@@ -115,6 +115,14 @@ def arm_protocol(scenario: Scenario, protocol: TrainingProtocol, arm: ArmName, s
         changed |= {"rounds.quorum": 1, **(scenario.local if kind == "local" else scenario.pooled)}
     wanted = {key: value for key, value in settings.items() if not (privacy == "plain" and key == "privacy.epsilon")}
     return replace_settings(protocol, changed | wanted)
+
+
+def shipped_scenarios() -> list[Path]:
+    return sorted(_shipped("simulations/scenarios", "scenarios").glob("*.toml"))
+
+
+def shipped_protocols() -> list[Path]:
+    return sorted(_shipped("configs/protocols", "protocols").glob("*.toml"))
 
 
 def _shipped(in_tree: str, in_wheel: str) -> Path:
