@@ -1,8 +1,10 @@
 """A scenario: which hospitals, which protocol, which arms to compare. A TOML file that a researcher can copy and change."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -55,6 +57,7 @@ class Scenario(Section):
     imported: Import | None = None
     sites: Sites = Sites()
     plain: dict[str, Scalar | list[int]] = {}  # protocol settings that differ in the arms without privacy
+    private: dict[str, Scalar | list[int]] = {}  # and in those with it, such as privacy itself where the protocol has none
     local: dict[str, Scalar | list[int]] = {}  # and in the arms of one hospital alone
     pooled: dict[str, Scalar | list[int]] = {}
 
@@ -82,6 +85,19 @@ def load_scenario(path: Path) -> Scenario:
     return load_toml(path, Scenario)
 
 
+def render_scenario(scenario: Scenario) -> str:
+    """The scenario as TOML, every default written out; loading it gives the same."""
+    return _render(scenario.model_dump(mode="json"))
+
+
+def _render(table: Mapping[str, Any], path: str = "") -> str:
+    """Values, then sections. JSON's strings, numbers, booleans and arrays are TOML's as well; quoted keys may hold dots."""
+    known = {key: value for key, value in table.items() if value is not None}
+    lines = [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in known.items() if not isinstance(value, dict)]
+    inner = [f"\n[{path}{key}]\n{_render(value, f'{path}{key}.')}" for key, value in known.items() if isinstance(value, dict) and value]
+    return "\n".join([*lines, *inner]) + "\n"
+
+
 def protocol_path(scenario: Scenario, beside: Path) -> Path:
     """A TOML file relative to the scenario's, or a protocol that ships with fedrad, by its name."""
     named = {candidate.stem: candidate for candidate in shipped_protocols()}
@@ -106,11 +122,13 @@ def data_path(name: str, beside: Path) -> Path:
 
 
 def arm_protocol(scenario: Scenario, protocol: TrainingProtocol, arm: ArmName, settings: dict[str, object]) -> TrainingProtocol:
-    """The protocol of one arm: the scenario's, with the arm's own settings, and without epsilon in the plain arms."""
+    """The protocol of one arm: the scenario's, with the arm's own settings, and without epsilon in the plain arms. `settings` come last."""
     kind, privacy = arm.split("-")
     changed: dict[str, object] = {}
     if privacy == "plain":
         changed |= {"privacy.unit": "none", "privacy.epsilon": None, **scenario.plain}
+    else:
+        changed |= scenario.private
     if kind != "federated":
         changed |= {"rounds.quorum": 1, **(scenario.local if kind == "local" else scenario.pooled)}
     wanted = {key: value for key, value in settings.items() if not (privacy == "plain" and key == "privacy.epsilon")}

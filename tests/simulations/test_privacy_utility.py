@@ -4,10 +4,12 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedrad_common.cli import run_cli
@@ -16,7 +18,9 @@ from fedrad_common.files import exclusive_lock
 from fedrad_common.protocol import load_protocol
 from fedrad_sim import simulate
 from fedrad_sim.cli import app
+from fedrad_sim.privacy_utility import points
 from fedrad_sim.privacy_utility.command import play
+from fedrad_sim.privacy_utility.page import page
 from fedrad_sim.privacy_utility.source import find_source
 
 PROTOCOL = """
@@ -84,9 +88,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     play(scenario, out, "4,1", "3")
     resumed = json.loads((out / "privacy-utility.json").read_text())
     before = models(out)
-    found, page = play(scenario, out, "9", "3")
+    found, path = play(scenario, out, "9", "3")
     return SimpleNamespace(
-        folder=folder, out=out, found=found, page=page.read_text(), stopped=stopped, before=before, resumed=resumed,
+        folder=folder, out=out, found=found, page=path.read_text(), stopped=stopped, before=before, resumed=resumed,
         value=json.loads((out / "privacy-utility.json").read_text()),
     )  # fmt: skip
 
@@ -96,11 +100,11 @@ def models(out: Path) -> dict[Path, int]:
 
 
 def test_every_epsilon_is_played_with_every_seed_and_each_seed_once_without_privacy(played: SimpleNamespace) -> None:
-    points = played.value["points"]
+    kept = played.value["points"]
 
-    assert sorted((point["seed"], point["epsilon"] or math.inf) for point in points) == [(3, 1.0), (3, 4.0), (3, 9.0), (3, math.inf)]
-    assert {point["state"] for point in points} == {"finished"}
-    assert all(0 <= point["scored"]["low"] <= point["scored"]["auc"] <= point["scored"]["high"] <= 1 for point in points)
+    assert sorted((point["seed"], point["epsilon"] or math.inf) for point in kept) == [(3, 1.0), (3, 4.0), (3, 9.0), (3, math.inf)]
+    assert {point["state"] for point in kept} == {"finished"}
+    assert all(0 <= point["scored"]["low"] <= point["scored"]["auc"] <= point["scored"]["high"] <= 1 for point in kept)
 
 
 def test_a_stopped_sweep_goes_on_where_it_was_and_ends_where_an_unbroken_one_does(played: SimpleNamespace, tmp_path: Path) -> None:
@@ -121,10 +125,10 @@ def test_a_finished_sweep_grows_and_plays_nothing_again(played: SimpleNamespace)
 
 def test_what_is_all_there_is_read_and_not_simulated(played: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "run", lambda *_, **__: pytest.fail("played again"))
-    found, page = play(str(played.folder / "scenario.toml"), played.out, "1", "3")
+    found, path = play(str(played.folder / "scenario.toml"), played.out, "1", "3")
 
     assert found.facts() == played.value
-    assert page.read_text() == played.page
+    assert path.read_text() == played.page
 
 
 def test_less_epsilon_needs_more_noise_at_every_hospital(played: SimpleNamespace) -> None:
@@ -286,3 +290,39 @@ def test_help_shows_a_complete_example(capsys: pytest.CaptureFixture[str]) -> No
         run_cli(app, "fedrad-sim", ["privacy-utility", "--help"])
 
     assert "fedrad-sim privacy-utility pneumonia --out utility" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_release_is_pooled_and_its_interval_includes_its_noise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counts = np.zeros((1, 2, 32))
+    counts[0, 0, :20], counts[0, 1, 12:] = 40.0, 40.0
+    wide, narrow = (
+        released(monkeypatch, tmp_path, [SimpleNamespace(round=2, counts=counts, noise=noise)]) for noise in (6.0, 0.0)
+    )  # fmt: skip
+
+    assert wide.auc == narrow.auc
+    assert wide.low < narrow.low < narrow.auc < narrow.high < wide.high
+    assert released(monkeypatch, tmp_path, [SimpleNamespace(round=2, counts=counts, noise=500.0)]) is None
+    assert released(monkeypatch, tmp_path, []) is None
+
+
+def released(monkeypatch: pytest.MonkeyPatch, run: Path, pooled: list[Any]) -> Any:
+    monkeypatch.setattr("fedrad_server.report.records.read_input", lambda run: SimpleNamespace(pooled=pooled, labels=("lesion",)))
+    return points._released(run, "lesion")[0]
+
+
+def test_a_page_with_releases_draws_them_beside_the_scores(played: SimpleNamespace) -> None:
+    seen = points.Estimate(auc=0.7, low=0.55, high=0.85)
+    found = replace(played.found, points=tuple(point.model_copy(update={"released": seen}) for point in played.found.points))
+    written = page(found)
+    picture = written[written.index('id="released-curve"') :]
+
+    assert "includes the noise of the release" in written
+    assert set(re.findall(r'data-auc="([^"]+)"', picture[: picture.index("</svg>")])) == {"0.7"}
+    assert {band["low"] for band in found.facts()["released_curve"]} == {0.55}
+
+
+def test_one_class_only_has_no_picture_and_says_why(played: SimpleNamespace) -> None:
+    written = page(replace(played.found, points=tuple(point.model_copy(update={"scored": None}) for point in played.found.points)))
+
+    assert "No AUC could be computed" in written
+    assert "<svg" not in written

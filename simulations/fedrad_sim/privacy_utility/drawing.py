@@ -8,7 +8,7 @@ from fedrad_common.page.markup import Markup, element
 from fedrad_sim.privacy_utility.outcome import Band
 
 _WIDTH, _HEIGHT = 720.0, 400.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 700.0, 16.0, 346.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 700.0, 28.0, 346.0
 _STEPS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # between the horizontal lines; the first that leaves at most seven
 _LABEL = "font-size:13px;fill:var(--ink-2)"
 
@@ -26,7 +26,8 @@ def curve(bands: Sequence[Band], dots: Sequence[Dot], reference: Band | None, *,
     drawn = [*_grid(axis, [band.epsilon for band in bands if band.epsilon is not None])]
     drawn += _reference(axis, reference) if reference else []
     drawn += _band(axis, bands)
-    drawn += [_dot(axis, dot) for dot in dots]
+    seeds = sorted({dot.seed for dot in dots})
+    drawn += [_dot(axis, dot, (seeds.index(dot.seed) - (len(seeds) - 1) / 2) * min(8.0, 40 / len(seeds))) for dot in dots]
     return element(
         "svg", *drawn, viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", role="img", aria_label=label, id=name, style="width:100%;height:auto"
     )
@@ -59,7 +60,7 @@ class _Axis:
 
 
 def _grid(axis: _Axis, epsilons: Sequence[float]) -> list[Markup]:
-    drawn = []
+    drawn = [_text(_LEFT - 8, _TOP - 4, "AUC", "end")]
     for number in range(round((axis.aucs[1] - axis.aucs[0]) / axis.step) + 1):
         auc = axis.aucs[0] + number * axis.step
         if auc <= axis.aucs[1] + 1e-9:
@@ -112,10 +113,11 @@ def _band(axis: _Axis, bands: Sequence[Band]) -> list[Markup]:
     return [area, line, *medians]
 
 
-def _dot(axis: _Axis, dot: Dot) -> Markup:
+def _dot(axis: _Axis, dot: Dot, shift: float) -> Markup:
+    """Seeds stand beside each other, so that none hides another."""
     title = element("title", f"seed {dot.seed}, ε {dot.epsilon:g}: AUC {dot.auc:.4f}")
     return element(
-        "circle", title, cx=f"{axis.x(dot.epsilon):g}", cy=f"{axis.y(dot.auc):g}",
+        "circle", title, cx=f"{axis.x(dot.epsilon) + shift:g}", cy=f"{axis.y(dot.auc):g}",
         r="4.5", style="fill:var(--paper);stroke:var(--accent);stroke-width:1.8", class_="point",
         data_seed=str(dot.seed), data_epsilon=repr(dot.epsilon), data_auc=repr(dot.auc),
     )  # fmt: skip

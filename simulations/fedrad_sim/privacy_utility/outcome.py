@@ -39,7 +39,7 @@ class Reading:
 @dataclass(frozen=True)
 class Utility:
     scenario: Scenario
-    protocol: TrainingProtocol
+    protocol: TrainingProtocol  # of the private arm, but for the epsilon of each point
     unit: str  # "image" where the data name no patients
     points: tuple[Point, ...]
 

@@ -1,17 +1,24 @@
 """What is swept: a protocol, and the hospitals over which it is played, from the one name that a person types."""
 
-import json
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedrad_common.config import read_toml
 from fedrad_common.errors import ConfigError
-from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
+from fedrad_common.protocol import TrainingProtocol, load_protocol, render_protocol, replace_settings
 from fedrad_sim.claim import check
-from fedrad_sim.scenario import Scenario, data_path, find_scenario, load_scenario, protocol_path, shipped_protocols, shipped_scenarios
+from fedrad_sim.scenario import (
+    Scenario,
+    arm_protocol,
+    data_path,
+    find_scenario,
+    load_scenario,
+    protocol_path,
+    render_scenario,
+    shipped_protocols,
+    shipped_scenarios,
+)
 
 # Of the sweep's sites: every point is a world of its own, in which its one run has to fit. Much higher, and what the noise's arithmetic
 # leaves to chance (times e to the ceiling) would no longer fit into the part of delta that is set aside for it.
@@ -23,13 +30,16 @@ _WITHOUT = 1.0  # epsilon in the written protocol where it asks for none; every 
 @dataclass(frozen=True)
 class Source:
     scenario: Scenario  # with the two arms that are compared, and arrays named by their whole path
-    protocol: TrainingProtocol  # with privacy per patient, whatever the file said
+    protocol: TrainingProtocol  # with privacy per patient, whatever the file said; both arms change it as the scenario says
+
+    @property
+    def private(self) -> TrainingProtocol:
+        """What the private arm trains by, but for the epsilon of each point."""
+        return arm_protocol(self.scenario, self.protocol, "federated-private", {})
 
     def files(self) -> dict[str, str]:
         """The same as two TOML files beside each other, which `fedrad-sim run` plays too."""
-        from fedrad_common.protocol import render_protocol
-
-        return {"protocol.toml": render_protocol(self.protocol).decode(), "scenario.toml": _toml(self.scenario.model_dump(mode="json"))}
+        return {"protocol.toml": render_protocol(self.protocol).decode(), "scenario.toml": render_scenario(self.scenario)}
 
 
 def find_source(name: str, *, over: str | None = None) -> Source:
@@ -100,11 +110,3 @@ def _with_data_for(protocol: TrainingProtocol) -> Path:
         f"protocol {protocol.name!r}: no scenario that ships has images ({protocol.input.profile}) with the labels {labels}",
         hint="write a scenario with your own [imported] arrays, and name it with --over",
     )
-
-
-def _toml(table: Mapping[str, Any], path: str = "") -> str:
-    """Values, then sections. JSON's strings, numbers, booleans and arrays are TOML's as well; quoted keys may hold dots."""
-    known = {key: value for key, value in table.items() if value is not None}
-    lines = [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in known.items() if not isinstance(value, dict)]
-    inner = [f"\n[{path}{key}]\n{_toml(value, f'{path}{key}.')}" for key, value in known.items() if isinstance(value, dict) and value]
-    return "\n".join([*lines, *inner]) + "\n"

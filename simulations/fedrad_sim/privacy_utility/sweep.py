@@ -72,7 +72,7 @@ def sweep(
         raise
     found = [read_points(_kept(out, seed)) for seed in grid.seeds]
     points = tuple(point for points in found for point in points.points)
-    return Utility(source.scenario, source.protocol, unit=found[0].unit, points=points)
+    return Utility(source.scenario, source.private, unit=found[0].unit, points=points)
 
 
 def _begun(out: Path, source: Source) -> Grid:
