@@ -1,8 +1,9 @@
-"""Does joining help? Federated against each hospital alone, on patients none of them trained on: `simulations/benchmarks/lgg.py`.
+"""Does joining help, and what does privacy cost? On patients none of the models trained on: `simulations/benchmarks/lgg.py [--epsilon 8]`.
 
 Five folds by patient, stratified by institution. In each, the whole pipeline (DICOM, intake, sites, rounds) trains the scenario's arms
-without privacy on four fifths of the patients, and every model scores all held-out slices. The difference is paired and resamples whole
-patients. Tuned on fold 0 of another seed (999).
+on four fifths of the patients, and every model scores all held-out slices. Differences are paired and resample whole patients. Without
+`--epsilon`: federated against each hospital alone, without privacy, tuned on fold 0 of another seed (999). With it: the federation with
+privacy per patient beside the one without.
 """
 
 import argparse
@@ -15,35 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_client.cohort.dataset import Pixels
-from fedrad_common.metrics import auc_scores, paired_bootstrap
+from fedrad_common.metrics import auc_scores, paired_bootstrap, patient_bootstrap
 from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_server.runs import read_run
 from fedrad_sim.evaluate import predict
 from fedrad_sim.importer import import_arrays
-from fedrad_sim.scenario import data_path, find_scenario
+from fedrad_sim.scenario import data_path, find_scenario, load_scenario, render_scenario
 from fedrad_sim.scoring_data import prepare_folder
 from fedrad_sim.simulate import run
 
 ARRAYS = "lgg_mri/lgg64_flair_mask.npz"
+PLAIN, PRIVATE = "federated", "private"
 LEAST_PATIENTS = 10  # of a hospital that counts among "alone"
-SCENARIO = """
-format = "fedrad-scenario-1"
-name = "lgg-fold"
-protocol = "lgg"
-label = "tumour"
-seed = {seed}
-arms = ["federated-plain", "local-plain"]
-[imported]
-arrays = "{arrays}"
-image = "flair"
-label = "label"
-patient = "patient"
-site = "site"
-profile = "mr"
-[sites]
-validation_fraction = 0.0
-"""
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
@@ -58,21 +43,40 @@ def folds(patients: npt.NDArray[np.str_], sites: npt.NDArray[np.str_], *, seed: 
     return np.array([fold_of[str(patient)] for patient in patients])
 
 
-def play_fold(arrays: Arrays, training: npt.NDArray[np.bool_], folder: Path, *, seed: int, jobs: int) -> dict[str, npt.NDArray[np.float64]]:
+def scenario_of(arrays: Path, *, seed: int, private: bool) -> str:
+    """The shipped scenario with the fold's training patients, none of whom is set aside for validation."""
+    shipped = load_scenario(find_scenario("lgg"))
+    assert shipped.imported is not None
+    own = {
+        "name": "lgg-fold",
+        "seed": seed,
+        "arms": ("federated-private", "federated-plain") if private else ("federated-plain", "local-plain"),
+        "imported": shipped.imported.model_copy(update={"arrays": str(arrays)}),
+        "sites": shipped.sites.model_copy(update={"validation_fraction": 0.0}),
+    }
+    return render_scenario(shipped.model_copy(update=own))
+
+
+def play_fold(
+    arrays: Arrays, training: npt.NDArray[np.bool_], folder: Path, *, seed: int, jobs: int, epsilon: float | None
+) -> dict[str, npt.NDArray[np.float64]]:
     """Scores of every model on the held-out slices, with their labels and patients, in the same order."""
     np.savez(folder / "training.npz", **{key: values[training] for key, values in arrays.items()})  # type: ignore[arg-type]
     np.savez(folder / "held-out.npz", **{key: values[~training] for key, values in arrays.items()})  # type: ignore[arg-type]
     scenario = folder / "scenario.toml"
-    scenario.write_text(SCENARIO.format(seed=seed, arrays=folder / "training.npz"))
-    result = run(scenario, folder / "out", jobs=jobs)
+    scenario.write_text(scenario_of(folder / "training.npz", seed=seed, private=epsilon is not None))
+    result = run(scenario, folder / "out", settings={} if epsilon is None else {"privacy.epsilon": [epsilon]}, jobs=jobs)
     import_arrays(
         folder / "held-out.npz", image="flair", label="label", patient="patient", profile="mr", names=("tumour",), out=folder / "held-out"
     )
-    records = {"federated" if arm.job.site is None else arm.job.site: read_run(arm.job.run) for arm in result.arms}
-    protocol = records["federated"].protocol
+    records = {PRIVATE if arm.job.private else arm.job.site or PLAIN: read_run(arm.job.run) for arm in result.arms}
+    protocol = records[PLAIN].protocol
     (site,) = (entry for entry in (folder / "held-out").iterdir() if entry.is_dir())
     data = prepare_folder(site / "dicom", site / "labels.csv", folder / "cohort", protocol=protocol)
-    scores = {name: _scores(protocol, record.released(record.round), data.pixels) for name, record in records.items()}
+    scores = {name: _scores(record.protocol, record.released(record.round), data.pixels) for name, record in records.items()}
+    for arm in result.arms:
+        if arm.job.private:
+            print("  " + ", ".join(f"{site} epsilon {cost} delta {arm.delta[site]:.1e}" for site, cost in arm.epsilon.items()), flush=True)
     return {**scores, "": data.labels[:, 0].astype(np.float64), "patient": data.owner.astype(np.float64)}
 
 
@@ -86,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of training")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epsilon", type=float, help="per patient: plays the private arm in place of the hospitals alone")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     start = time.monotonic()
@@ -97,22 +102,27 @@ def main() -> None:
     for number in range(arguments.folds):
         folder = Path(tempfile.mkdtemp(prefix="fedrad-lgg-"))
         try:
-            parts.append(play_fold(arrays, fold != number, folder, seed=arguments.seed, jobs=arguments.jobs))
+            parts.append(play_fold(arrays, fold != number, folder, seed=arguments.seed, jobs=arguments.jobs, epsilon=arguments.epsilon))
         finally:
             shutil.rmtree(folder)
-    names = ["federated", *sorted(site for site, count in counts.items() if count >= LEAST_PATIENTS)]
+    alone = sorted(site for site, count in counts.items() if count >= LEAST_PATIENTS)
+    names = [PLAIN, *(alone if arguments.epsilon is None else [PRIVATE])]
     scores = {name: np.concatenate([part[name] for part in parts]) for name in names}
     labels = np.concatenate([part[""] for part in parts])
     patients = np.concatenate([part["patient"] + 1000 * number for number, part in enumerate(parts)])
     print(f"seed {arguments.seed}, {arguments.folds} folds, {len(np.unique(patients))} patients, {len(labels)} slices")
     for name in names:
-        print(f"  {name:<12} AUC {auc_scores(scores[name], labels):.4f}")
+        each = [auc_scores(part[name], part[""]) or 0.0 for part in parts]
+        low, high = patient_bootstrap(scores[name], labels, patients, auc_scores) or (0.0, 1.0)
+        spread = f"folds {min(each):.4f} … {max(each):.4f}"
+        print(f"  {name:<12} AUC {auc_scores(scores[name], labels):.4f} (95 % {low:.4f} … {high:.4f}; {spread})")
     others = np.stack([scores[name] for name in names[1:]])
     mean = np.mean([auc_scores(row, labels) for row in others])
-    interval = paired_bootstrap(scores["federated"], others, labels, patients, auc_scores, n=2000)
-    difference = float(auc_scores(scores["federated"], labels) or 0) - float(mean)
+    interval = paired_bootstrap(scores[PLAIN], others, labels, patients, auc_scores, n=2000)
+    difference = float(auc_scores(scores[PLAIN], labels) or 0) - float(mean)
     assert interval is not None
-    print(f"  federated minus the mean of {len(others)}: {difference:.4f} (95 % {interval[0]:.4f} … {interval[1]:.4f})")
+    less = f"the mean of {len(others)}" if arguments.epsilon is None else f"epsilon {arguments.epsilon:g}"
+    print(f"  federated minus {less}: {difference:.4f} (95 % {interval[0]:.4f} … {interval[1]:.4f})")
     print(f"  {time.monotonic() - start:.0f} s")
 
 

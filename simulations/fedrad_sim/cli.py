@@ -91,6 +91,27 @@ def run(
         _table(result)
 
 
+@app.command("privacy-utility")
+def privacy_utility(
+    protocol: Annotated[str, typer.Argument(help="A protocol's or scenario's name (phantom, pneumonia, demo, …) or TOML file.")],
+    out: Annotated[Path, typer.Option(help="A new folder, or a sweep of the same to go on with.")],
+    epsilon: Annotated[str, typer.Option(help="Of the whole run; each is played with every seed.")] = "1,3,8",
+    seeds: Annotated[str, typer.Option(help="Hospitals, splits, sampling and noise of each seed are its own.")] = "1,2,3",
+    over: Annotated[str | None, typer.Option(help="Scenario over whose data a protocol is played.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs played at once, one core each.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each epsilon costs in AUC: a curve with seeds and intervals, and what an epsilon means.
+
+    Example: fedrad-sim privacy-utility pneumonia --out utility --epsilon 1,3,8 --seeds 1,2,3
+    """
+    from fedrad_sim.privacy_utility.command import lines, play
+
+    with _Talk(quiet=as_json) as talk:
+        found, page = play(protocol, out, epsilon, seeds, over=over, jobs=jobs, say=talk.say, progress=talk.progress)
+    emit(found.facts() | {"page": str(page)}, as_json=as_json, lines=lines(found, page))
+
+
 @app.command("import")
 def import_(
     arrays: Annotated[Path, typer.Argument(help="An .npz file.")],

@@ -1,8 +1,10 @@
 """A scenario: which hospitals, which protocol, which arms to compare. A TOML file that a researcher can copy and change."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -55,6 +57,7 @@ class Scenario(Section):
     imported: Import | None = None
     sites: Sites = Sites()
     plain: dict[str, Scalar | list[int]] = {}  # protocol settings that differ in the arms without privacy
+    private: dict[str, Scalar | list[int]] = {}  # and in those with it, such as privacy itself where the protocol has none
     local: dict[str, Scalar | list[int]] = {}  # and in the arms of one hospital alone
     pooled: dict[str, Scalar | list[int]] = {}
 
@@ -70,7 +73,7 @@ def find_scenario(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".toml":
         return path
-    shipped = sorted(_shipped("simulations/scenarios", "scenarios").glob("*.toml"))
+    shipped = shipped_scenarios()
     for candidate in shipped:
         if candidate.stem == name:
             return candidate
@@ -82,12 +85,25 @@ def load_scenario(path: Path) -> Scenario:
     return load_toml(path, Scenario)
 
 
+def render_scenario(scenario: Scenario) -> str:
+    """The scenario as TOML, every default written out; loading it gives the same."""
+    return _render(scenario.model_dump(mode="json"))
+
+
+def _render(table: Mapping[str, Any], path: str = "") -> str:
+    """Values, then sections. JSON's strings, numbers, booleans and arrays are TOML's as well; quoted keys may hold dots."""
+    known = {key: value for key, value in table.items() if value is not None}
+    lines = [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in known.items() if not isinstance(value, dict)]
+    inner = [f"\n[{path}{key}]\n{_render(value, f'{path}{key}.')}" for key, value in known.items() if isinstance(value, dict) and value]
+    return "\n".join([*lines, *inner]) + "\n"
+
+
 def protocol_path(scenario: Scenario, beside: Path) -> Path:
     """A TOML file relative to the scenario's, or a protocol that ships with fedrad, by its name."""
-    shipped = _shipped("configs/protocols", "protocols")
-    path = beside.parent / scenario.protocol if scenario.protocol.endswith(".toml") else shipped / f"{scenario.protocol}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(candidate.stem for candidate in shipped.glob("*.toml")))
+    named = {candidate.stem: candidate for candidate in shipped_protocols()}
+    path = beside.parent / scenario.protocol if scenario.protocol.endswith(".toml") else named.get(scenario.protocol)
+    if path is None or not path.is_file():
+        known = ", ".join(named)
         raise ConfigError(
             f"{beside.name}: protocol: {scenario.protocol!r} not found", hint=f"known protocols: {known}; or a .toml file beside it"
         )
@@ -106,15 +122,25 @@ def data_path(name: str, beside: Path) -> Path:
 
 
 def arm_protocol(scenario: Scenario, protocol: TrainingProtocol, arm: ArmName, settings: dict[str, object]) -> TrainingProtocol:
-    """The protocol of one arm: the scenario's, with the arm's own settings, and without epsilon in the plain arms."""
+    """The protocol of one arm: the scenario's, with the arm's own settings, and without epsilon in the plain arms. `settings` come last."""
     kind, privacy = arm.split("-")
     changed: dict[str, object] = {}
     if privacy == "plain":
         changed |= {"privacy.unit": "none", "privacy.epsilon": None, **scenario.plain}
+    else:
+        changed |= scenario.private
     if kind != "federated":
         changed |= {"rounds.quorum": 1, **(scenario.local if kind == "local" else scenario.pooled)}
     wanted = {key: value for key, value in settings.items() if not (privacy == "plain" and key == "privacy.epsilon")}
     return replace_settings(protocol, changed | wanted)
+
+
+def shipped_scenarios() -> list[Path]:
+    return sorted(_shipped("simulations/scenarios", "scenarios").glob("*.toml"))
+
+
+def shipped_protocols() -> list[Path]:
+    return sorted(_shipped("configs/protocols", "protocols").glob("*.toml"))
 
 
 def _shipped(in_tree: str, in_wheel: str) -> Path:

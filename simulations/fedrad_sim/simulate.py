@@ -52,6 +52,7 @@ def run(
     settings: Mapping[str, Sequence[object]] | None = None,
     arms: Sequence[ArmName] | None = None,
     jobs: int = 1,
+    own_sites: bool = True,
     say: Say = lambda line: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Result:
@@ -63,6 +64,7 @@ def run(
         settings: protocol settings to sweep, `{"privacy.epsilon": [1, 3, 8]}`; every combination is one set of arms.
         arms: instead of the scenario's own.
         jobs: hospitals that are made, and arms that are played, at once, each in a process of one core.
+        own_sites: the first private federated arm is played on the hospitals' own sites; without, every arm has sites of its own.
 
     Raises:
         MisuseError: `out` holds something else.
@@ -76,7 +78,9 @@ def run(
     with claimed(out, wanted, engine=engine), processes(jobs) as pool:
         key = _coordinator(out)
         hospitals, sizes = _open_hospitals(wanted, path, out, protocol, key, pool=pool, say=say, progress=progress)
-        plan = list(_jobs(wanted, protocol, hospitals, sizes, out=out, engine=engine, settings=settings or {}, key=key))
+        plan = list(
+            _jobs(wanted, protocol, hospitals, sizes, out=out, engine=engine, settings=settings or {}, key=key, own_sites=own_sites)
+        )
         say(f"{len(plan)} {'run' if len(plan) == 1 else 'runs'}, each a world of its own")
         results = tuple(_play_all(plan, pool, say=say, progress=progress))
     main = results[0].job.run
@@ -158,6 +162,7 @@ def _jobs(
     engine: str,
     settings: Mapping[str, Sequence[object]],
     key: SigningKey,
+    own_sites: bool,
 ) -> Iterable[ArmJob]:
     names = [hospital.name for hospital in hospitals.sites]
     scored_on = _scored_on(out, hospitals)
@@ -171,7 +176,7 @@ def _jobs(
             for members in [[name] for name in names] if kind == "local" else [["pooled"]] if kind == "pooled" else [names]:
                 label = f"{arm}-{members[0]}" if kind == "local" else arm
                 folder = out / "arms" / f"{label}{suffix}"
-                own = arm == "federated-private" and number == 0
+                own = own_sites and arm == "federated-private" and number == 0
                 yield ArmJob(
                     name=f"{scenario.name}-{label}{suffix}",
                     kind=kind,  # type: ignore[arg-type] # the first half of an ArmName

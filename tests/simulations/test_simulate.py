@@ -9,10 +9,12 @@ import pytest
 
 import fedrad_sim
 from fedrad_common.errors import ConfigError, MisuseError
+from fedrad_common.protocol import load_protocol
 from fedrad_server.replay import replay
 from fedrad_server.runs import read_run
 from fedrad_sim.evaluate import evaluate
 from fedrad_sim.phantom import HELD_OUT, scaled, write_hospital
+from fedrad_sim.scenario import arm_protocol, find_scenario, load_scenario, protocol_path, render_scenario
 
 SCENARIO = """
 format = "fedrad-scenario-1"
@@ -212,3 +214,20 @@ def test_the_institution_with_one_patient_trains_and_never_evaluates(shared_data
     assert result.main.state == "finished"
     assert sorted(records.manifests[1].updates) == ["CS", "DU", "EZ", "FG", "HT"]
     assert "EZ" not in records.histograms(1)  # nor does any hospital too small for 10 validation patients
+
+
+def test_what_a_scenario_says_for_private_arms_holds_for_them_alone() -> None:
+    path = find_scenario("lgg")
+    scenario = load_scenario(path)
+    protocol = load_protocol(protocol_path(scenario, path))
+    private, plain = (arm_protocol(scenario, protocol, arm, {"privacy.epsilon": 3.0}) for arm in ("federated-private", "federated-plain"))
+
+    assert (private.privacy.unit, private.privacy.epsilon, private.model.name) == ("patient", 3.0, "scatter-resnet")
+    assert plain == protocol
+
+
+def test_a_written_scenario_reads_as_the_same(tmp_path: Path) -> None:
+    for name in ("demo", "lgg", "pneumonia"):
+        scenario = load_scenario(find_scenario(name))
+        (tmp_path / f"{name}.toml").write_text(render_scenario(scenario))
+        assert load_scenario(tmp_path / f"{name}.toml") == scenario
