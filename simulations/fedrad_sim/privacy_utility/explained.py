@@ -31,7 +31,7 @@ def meaning(found: Utility) -> Markup:
             _above(reading.by_plan.auc),
             _above(reading.by_plan.advantage),
         )
-        for epsilon, reading in zip(found.epsilons, found.readings, strict=True)
+        for epsilon, reading in _pairs(found)
     ]
     head = (
         "ε",
@@ -44,19 +44,24 @@ def meaning(found: Utility) -> Markup:
     )
     plan = found.readings[0].plan
     text = (
-        f"Somebody holds everything that a hospital sent and wants to know whether one {found.unit} was in the training. "
-        "Whatever they do and know "
-        "besides, the odds that they give to “yes” grow by at most the factor e to the ε, up to the probability δ. An AUC of "
-        "0.5, or an advantage "
-        "(hits minus false alarms) of 0, is a coin."
+        f"Somebody holds everything that a hospital sent and wants to know whether one {found.unit} was in the training. Whatever they do "
+        "and know besides, the odds that they give to “yes” grow by at most the factor e to the ε, up to the probability δ. An AUC of "
+        "0.5, or an advantage (hits minus false alarms) of 0, is a coin."
+    )
+    epsilon, reading = _pairs(found)[len(found.epsilons) // 2]
+    shortly = (
+        f"At ε {epsilon:g}, who held it for an even chance may, but for δ, become {_percent(1 / (1 + math.exp(-epsilon)))} sure, and no "
+        f"attack has an AUC above {_above(reading.by_epsilon.auc)}; with the noise of this plan, none above {_above(reading.by_plan.auc)}."
     )
     two = (
-        "“By ε” holds for any noise that has this ε and δ. “By this plan” is what the noise of this very protocol leaves open; "
-        "it is smaller, because an ε is a "
-        f"worst case at one δ. Both are bounds for the strongest attacker, computed at {plan.site}, the smallest hospital of seed "
-        f"{found.seeds[0]} (declared size {plan.declared_size:,}, δ = {words.delta(plan.delta)}); no attack was run."
+        "“By ε” holds for any noise that has this ε and δ. “By this plan” is what the noise of this very protocol leaves open; it is "
+        f"smaller, because an ε is a worst case at one δ. Both are bounds for the strongest attacker, computed at {plan.site}, the "
+        f"smallest hospital of seed {found.seeds[0]} (declared size {plan.declared_size:,}, δ = {words.delta(plan.delta)}); no attack was "
+        "run."
     )
-    return section("meaning", _question(found), element("p", text), table(head, rows, numbers=range(1, 7)), note(two))
+    return section(
+        "meaning", _question(found), element("p", text), element("p", shortly), table(head, rows, numbers=range(1, 7)), note(two)
+    )
 
 
 def _question(found: Utility) -> str:
@@ -77,9 +82,9 @@ def noise(found: Utility) -> Markup:
     head = ("hospital", "declared size", "drawn a step", "δ", *(f"σ for ε {epsilon:g}" for epsilon in found.epsilons))
     steps = next(iter(first.values())).steps
     text = (
-        f"Each hospital works out its own noise at approval, from its declared size and the protocol's {steps:,} steps; these "
-        "are the plans that the "
-        f"hospitals of seed {seed} wrote. σ is the standard deviation of the noise over the most that one {found.unit} can add to a step."
+        f"Each hospital works out its own noise at approval, from its declared size and the protocol's {steps:,} steps; these are the "
+        f"plans that the hospitals of seed {seed} wrote. σ is the standard deviation of the noise over the most that one {found.unit} can "
+        "add to a step."
     )
     return section("noise", "The noise that each ε needs", element("p", text), table(head, rows, numbers=range(1, len(head))))
 
@@ -93,15 +98,14 @@ def images(found: Utility) -> Markup:
         start = "These data name no patients, so ε is for one image, and somebody with several images is protected less:"
     else:
         start = (
-            "Here ε is for a patient, however many images they have: all of them make one clipped vector a step. Had the same "
-            "noise been accounted "
-            "for by images, as training code often does, somebody with several images would really have"
+            "Here ε is for a patient, however many images they have: all of them make one clipped vector a step. Had the same noise been "
+            "accounted for by images, as training code often does, somebody with several images would really have"
         )
     plan = found.readings[0].plan
     how = (
-        f"Group privacy at the same δ, by Rényi accounting of this plan at {plan.site}: the images are drawn and clipped each "
-        "on its own, and a step's worst case "
-        "is a Gaussian moved by a binomial number of clip norms. An upper bound, more than the images' number times ε."
+        f"Group privacy at the same δ, by Rényi accounting of this plan at {plan.site}: the images are drawn and clipped each on its own, "
+        "and a step's worst case is a Gaussian moved by a binomial number of clip norms. An upper bound, more than the images' number "
+        "times ε."
     )
     return section(
         "images", "Several images of one patient", element("p", start), table(head, rows, numbers=range(1, len(head))), note(how)
@@ -114,9 +118,8 @@ def sources(found: Utility) -> Markup:
         scored = "Measured: the AUCs of the first picture, on invented patients of no hospital, whom no run trained on."
     else:
         scored = (
-            "Measured: the AUCs of the first picture, on every hospital's own validation patients, whom no run trained on. A "
-            "simulation may look at "
-            "their scores one by one; hospitals may not, and no ledger was charged for it."
+            "Measured: the AUCs of the first picture, on every hospital's own validation patients, whom no run trained on. A simulation "
+            "may look at their scores one by one; hospitals may not, and no ledger was charged for it."
         )
     points = [scored, *_SOURCES]
     if found.unit == "image":
@@ -129,12 +132,12 @@ def _pairs(found: Utility) -> list[tuple[float, Reading]]:
 
 
 def _above(bound: float) -> str:
-    """A bound, rounded up to three digits."""
-    return f"{min(1.0, _up(bound, 3)):.3f}"
+    """A bound, rounded up to four digits: 0.9997 is not yet certainty."""
+    return f"{min(1.0, _up(bound, 4)):.4f}"
 
 
 def _percent(share: float) -> str:
-    return f"{min(100.0, _up(100 * share, 1)):.1f} %"
+    return f"{min(100.0, _up(100 * share, 2)):.2f} %"
 
 
 def _up(value: float, digits: int) -> float:

@@ -7,8 +7,8 @@ from fedrad_sim.privacy_utility import drawing, explained
 from fedrad_sim.privacy_utility.outcome import Band, Kind, Utility
 
 _SEEDED = (
-    "Seeded noise. Everything here was simulated with reproducible noise: the numbers hold, the privacy of these runs does not. "
-    "Every ε is what the same run would cost with fresh noise."
+    "Seeded noise. Everything here was simulated with reproducible noise: the numbers hold, the privacy of these runs does not. Every ε "
+    "is what the same run would cost with fresh noise."
 )
 
 
@@ -59,10 +59,9 @@ def _short(found: Utility) -> Markup:
 
 def _curve(found: Utility) -> Markup:
     caption = (
-        "A circle is one seed: its own hospitals, splits, sampling and noise. The line joins the medians. The band reaches "
-        "from the lowest "
-        f"to the highest end of the seeds' 95 % intervals, which resample whole {found.unit}s. Dashed: the same without clip "
-        "and noise, at its own best settings."
+        "A circle is one seed: its own hospitals, splits, sampling and noise. The line joins the medians. The band reaches from the "
+        f"lowest to the highest end of the seeds' 95 % intervals, which resample whole {found.unit}s. Dashed: without clip and noise, by "
+        "the scenario's settings for that."
     )
     return section("curve", "AUC against ε", *_picture(found, "scored", caption), _table(found, "scored"))
 
@@ -75,11 +74,9 @@ def _release(found: Utility) -> list[Markup]:
     noised = found.protocol.evaluation.release == "noised"
     how = f"with noise for ε {found.protocol.evaluation.epsilon:g} on the validation patients' own line" if noised else "exact, and marked"
     caption = (
-        "The same runs, seen as a federation sees itself: score histograms of each hospital's validation patients after round "
-        f"{last}, {how}, "
-        "pooled. The band takes patients as units and includes the noise of the release; it is wider because less is known. A "
-        "figure may be missing where "
-        "too few patients stand above the noise."
+        f"The same runs, seen as a federation sees itself: score histograms of each hospital's validation patients after round {last}, "
+        f"{how}, pooled. The band takes patients as units and includes the noise of the release; it is wider because less is known. A "
+        "figure may be missing where too few patients stand above the noise."
     )
     return [section("release", "What the hospitals would see themselves", *_picture(found, "released", caption), _table(found, "released"))]
 
