@@ -108,7 +108,6 @@ def lines(seen: Preview) -> list[str]:
         f"  hash          {protocol.hash}",
         f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name})",
         f"  starts from   {_start(protocol.model.initial)}",
-        *([f"  trains        only {', '.join(protocol.training.trains)}; the rest stays as it is"] if protocol.training.trains else []),
         f"  rounds        {protocol.privacy.rounds} of {protocol.privacy.steps_per_round} steps",
         *changed(seen),
         "what would leave",
@@ -134,7 +133,7 @@ def _start(initial: Lineage) -> str:
         return "random weights, which this site makes again and compares"
     if initial.kind == "run":
         return f"what a run of protocol {str(initial.protocol)[:16]} released (its unit: {initial.unit})"
-    rest = f"; {', '.join(initial.fresh)} at random" if initial.fresh else ""
+    rest = f"; {initial.fresh} at random" if initial.fresh else ""
     return f"public weights, says the coordinator: {initial.source} (SHA-256 {str(initial.weights)[:16]}…{rest})"
 
 

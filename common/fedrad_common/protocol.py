@@ -24,7 +24,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,63}$")]
 # What a person reads before they approve: nothing in it may move a terminal's cursor, or turn the direction of the text.
 Title = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$")]
-Layer = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]  # one part of a weight's dotted name
 Scalar = bool | int | float | str
 Spacing = Annotated[float, Field(ge=0.01, le=100)]  # mm
 FORMAT = "fedrad-protocol-1"
@@ -76,7 +75,7 @@ class Lineage(Section):
     unit: Literal["patient", "none"] | None = None  # run: that protocol's privacy
     source: Title | None = None  # public: what they were trained on and where they are, for a person to judge
     weights: Sha256 | None = None  # public: of the safetensors file
-    fresh: tuple[Layer, ...] = ()  # public: layers that keep the seed's weights
+    fresh: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{0,100}$")] = ""  # public: layers that keep the seed's weights
 
     @model_validator(mode="after")
     def _it_is_named(self) -> Self:
@@ -148,17 +147,15 @@ class Training(Section):
     proximal: Annotated[float, Field(ge=0)] = 0.0  # FedProx's mu; 0 is plain FedAvg
     augmentation: Name = "none"  # a key of fedrad_common.augmentation.AUGMENTATIONS
     multiplicity: Annotated[int, Field(ge=1, le=64)] = 1  # K augmented views an image, averaged before the clip
-    # Only weights whose names go through one of these layers learn, get noise and change; all where none is named
-    trains: tuple[Layer, ...] = ()
     # Of the network's products, forwards and backwards; patients' gradients are formed, clipped and added as ever. Where the processor has
     # bfloat16 it is up to twice as fast
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A protocol without them keeps the bytes and hash that it had before these keys existed."""
+    def _without_the_default_precision(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A protocol without it keeps the bytes and hash that it had before the key existed."""
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key not in ("precision", "trains") or value not in ("float32", [], ())}
+        return {key: value for key, value in written.items() if (key, value) != ("precision", "float32")}
 
 
 class Aggregation(Section):

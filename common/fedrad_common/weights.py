@@ -15,7 +15,6 @@ from fedrad_common.canonical import Sha256
 from fedrad_common.errors import ConfigError, MisuseError
 from fedrad_common.files import atomic_stream, sha256_file
 from fedrad_common.models import build
-from fedrad_common.models.chosen import freeze_others, is_of
 from fedrad_common.packing import Vector, pack, unpack, vector_hash
 from fedrad_common.tasks import task
 
@@ -29,11 +28,11 @@ _TYPES = ("F16", "F32", "F64")
 _SAME_NETWORK = "the weights must be of the very network that the protocol names, saved under its own names"
 
 
-def public_vector(protocol: TrainingProtocol, path: Path, *, fresh: tuple[str, ...] = ()) -> Vector:
+def public_vector(protocol: TrainingProtocol, path: Path, *, fresh: str = "") -> Vector:
     """The packed first weights, (n_parameters,) float32: those of the file, and the seed's where they are `fresh`.
 
     Args:
-        fresh: layers that keep the seed's weights, such as ("head",); the file may hold them or not.
+        fresh: layers that keep the seed's weights, by the beginning of their names, such as "head"; the file may hold them or not.
 
     Raises:
         ConfigError: the file is damaged, or of another network; the first difference is named.
@@ -43,9 +42,9 @@ def public_vector(protocol: TrainingProtocol, path: Path, *, fresh: tuple[str, .
     from safetensors import SafetensorError, safe_open
 
     network = _network(protocol)
-    if fresh:
-        freeze_others(network, fresh, key="model.initial.fresh")  # raises for a name that is none
-    wanted = {weight: parameter for weight, parameter in network.named_parameters() if not is_of(weight, fresh)}
+    wanted = {weight: parameter for weight, parameter in network.named_parameters() if not _is_of(weight, fresh)}
+    if fresh and len(wanted) == len(list(network.parameters())):
+        raise ConfigError(f"model.initial.fresh: {fresh!r} is no layer of {protocol.model.name}", hint="such as: head")
     _check_plain(path)
     try:
         with safe_open(path, framework="numpy") as file:  # reads the header alone
@@ -64,11 +63,11 @@ def public_vector(protocol: TrainingProtocol, path: Path, *, fresh: tuple[str, .
     return pack(network)
 
 
-def _compare(file: Any, wanted: dict[str, nn.Parameter], fresh: tuple[str, ...], *, network: str, name: str) -> None:
+def _compare(file: Any, wanted: dict[str, nn.Parameter], fresh: str, *, network: str, name: str) -> None:
     found = set(file.keys())
     if missing := sorted(set(wanted) - found):
         raise ConfigError(f"{name}: weight {missing[0]} is missing, {len(missing)} in all", hint=_SAME_NETWORK)
-    if more := sorted(weight for weight in found - set(wanted) if not is_of(weight, fresh)):
+    if more := sorted(weight for weight in found - set(wanted) if not _is_of(weight, fresh)):
         raise ConfigError(f"{name}: weight {more[0]} is none of {network}'s, {len(more)} in all", hint=_SAME_NETWORK)
     for weight, parameter in wanted.items():
         told = file.get_slice(weight)
@@ -129,6 +128,10 @@ def _network(protocol: TrainingProtocol) -> nn.Module:
         raise ConfigError("task.kind is 'echo', which has no network", hint="name a task that learns something")
     n_outputs = task(protocol.task.kind).n_outputs(protocol.task.labels)
     return build(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width)
+
+
+def _is_of(weight: str, layer: str) -> bool:
+    return bool(layer) and (weight == layer or weight.startswith(f"{layer}."))
 
 
 def _check_plain(path: Path) -> None:

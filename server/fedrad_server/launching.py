@@ -51,7 +51,7 @@ def folder_of(home: Path, name: str) -> Path:
     return home / "runs" / name
 
 
-def keep_weights(home: Path, protocol: TrainingProtocol, file: Path, *, source: str, fresh: tuple[str, ...] = ()) -> Lineage:
+def keep_weights(home: Path, protocol: TrainingProtocol, file: Path, *, source: str, fresh: str = "") -> Lineage:
     """Copy public weights into HOME/weights, for the launch of protocols that name them; returns what a protocol must say of them.
 
     Raises:

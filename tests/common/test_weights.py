@@ -44,7 +44,7 @@ def written(path: Path, content: Tensors) -> Path:
     return path
 
 
-def starting_from(path: Path, *, fresh: tuple[str, ...] = ()) -> TrainingProtocol:
+def starting_from(path: Path, *, fresh: str = "") -> TrainingProtocol:
     vector = public_vector(PROTOCOL, path, fresh=fresh)
     lineage = {"kind": "public", "model": vector_hash(vector), "source": "invented, here", "weights": file_hash(path), "fresh": fresh}
     return replace_settings(PROTOCOL, {"model.initial": lineage})
@@ -64,7 +64,7 @@ def test_a_fresh_head_is_the_seeds_whether_the_file_has_one_or_not(tmp_path: Pat
     changed = {} if in_file else {"head__weight": None, "head__bias": None}
     path = written(tmp_path / "w.safetensors", tensors(**changed))
 
-    vector = check_public(starting_from(path, fresh=("head",)), path)
+    vector = check_public(starting_from(path, fresh="head"), path)
     seeds = pack(build(PROTOCOL.model, n_outputs=1, height=28, width=28))
     head = 2 * 8 + 1  # weights of mean and maximum, and the bias
     assert np.array_equal(vector[-head:], seeds[-head:])
@@ -101,14 +101,14 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_section_that_does_not_fit_its_file_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "w.safetensors", tensors())
-    other = replace_settings(starting_from(path), {"model.seed": 6, "model.initial.fresh": ["head"]})
+    other = replace_settings(starting_from(path), {"model.seed": 6, "model.initial.fresh": "head"})
 
     with pytest.raises(ConfigError, match=r"model\.initial\.model: is not the hash"):
         check_public(other, path)
     with pytest.raises(ConfigError, match="its first weights come from no file"):
         check_public(PROTOCOL, path)
-    with pytest.raises(ConfigError, match=r"model\.initial\.fresh: 'tail' is no layer of the network"):
-        public_vector(PROTOCOL, path, fresh=("tail",))
+    with pytest.raises(ConfigError, match=r"model\.initial\.fresh: 'tail' is no layer of resnet"):
+        public_vector(PROTOCOL, path, fresh="tail")
 
 
 def header(value: object, *, tail: bytes = b"") -> bytes:
@@ -164,10 +164,10 @@ def test_a_protocol_without_public_weights_keeps_its_bytes() -> None:
     with pytest.raises(FedradError, match="source is required with kind 'public'"):
         replace_settings(PROTOCOL, {"model.initial": {"kind": "public", "model": "0" * 64, "weights": "0" * 64}})
     with pytest.raises(FedradError, match="fresh is forbidden with kind 'random'"):
-        replace_settings(PROTOCOL, {"model.initial": {"fresh": ["head"]}})
+        replace_settings(PROTOCOL, {"model.initial": {"fresh": "head"}})
 
 
 def test_reading_draws_nothing_from_torchs_global_generator(tmp_path: Path) -> None:
     path, state = written(tmp_path / "w.safetensors", tensors()), torch.get_rng_state()
-    public_vector(PROTOCOL, path, fresh=("head",))
+    public_vector(PROTOCOL, path, fresh="head")
     assert torch.equal(state, torch.get_rng_state())

@@ -14,7 +14,6 @@ from fedrad_client.privacy.gradients.rules import uncovered
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.models import build
-from fedrad_common.models.chosen import freeze_others
 from fedrad_common.tasks import task
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ def check_network(protocol: TrainingProtocol) -> tuple[str, ...]:
             with torch.no_grad():
                 for parameter in network.parameters():
                     parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)
-            freeze_others(network, protocol.training.trains)
             forward, inputs = _in_float64(network, images)
             _compare(network, lambda rows: kind.loss(forward(inputs[rows]), targets[rows]), name=protocol.model.name)
         except FedradError:
@@ -86,7 +84,6 @@ def check_places(protocol: TrainingProtocol, *, images: int, views: int, device:
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)
     network.train().to(place)
-    freeze_others(network, protocol.training.trains)
 
     def bits(moved: int) -> list[Tensor]:
         rows = (pictures.roll(moved * views, 0).to(place), targets.roll(moved * views, 0).to(place))
@@ -134,9 +131,8 @@ def _compare(network: nn.Module, losses: Callable[[slice], Tensor], *, name: str
             hint="no loss with a term over the batch, no layer that mixes images or draws at random",
         )
     for image, loss in enumerate(alone):
-        learning = [(weight, parameter) for weight, parameter in network.named_parameters() if parameter.requires_grad]
-        expected = torch.autograd.grad(loss.sum(), [parameter for _, parameter in learning], allow_unused=True)
-        for (weight, parameter), each in zip(learning, expected, strict=True):
+        expected = torch.autograd.grad(loss.sum(), list(network.parameters()), allow_unused=True)
+        for (weight, parameter), each in zip(network.named_parameters(), expected, strict=True):
             found = gradients[parameter][image] if parameter in gradients else torch.zeros_like(parameter)
             wanted = torch.zeros_like(parameter) if each is None else each
             if not torch.allclose(found, wanted, rtol=_ERROR, atol=_ERROR * (1 + float(wanted.abs().max()))):

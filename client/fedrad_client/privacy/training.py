@@ -28,7 +28,6 @@ from fedrad_client.privacy.gradients.recording import Recording, recording
 from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.augmentation import check
-from fedrad_common.models.chosen import freeze_others
 from fedrad_common.tasks import task
 
 if TYPE_CHECKING:
@@ -55,9 +54,8 @@ def train(
     check(protocol.training.augmentation)
     device = choose_device(resources.device)
     model.train().to(device)
-    freeze_others(model, protocol.training.trains)
     forward = model if features is None else cast("Callable[[Tensor], Tensor]", model.from_features)
-    start = [parameter.detach().clone() for parameter in _learning(model)]
+    start = [parameter.detach().clone() for parameter in model.parameters()]
     sampling, images = noise.fork("sampling"), noise.fork("images")
     source = Source(dataset, protocol.training.augmentation, views_of(protocol), features)
     plain = _optimizer(model, protocol, plan, round)
@@ -103,14 +101,10 @@ def _optimizer(model: nn.Module, protocol: TrainingProtocol, plan: Plan, round: 
     training, rate = protocol.training, learning_rate(protocol, round)
     if training.optimizer == "adam-bc":
         spread = plan.noise_multiplier * protocol.privacy.clip_norm / plan.expected_batch
-        return BiasCorrectedAdam(_learning(model), lr=rate, noise_variance=spread**2, weight_decay=training.weight_decay)
+        return BiasCorrectedAdam(model.parameters(), lr=rate, noise_variance=spread**2, weight_decay=training.weight_decay)
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(_learning(model), lr=rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(_learning(model), lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
-
-
-def _learning(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(model.parameters(), lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
 def _private_optimizer(
@@ -156,7 +150,7 @@ def adding(optimizer: PatientOptimizer, kept: Recording, losses: Losses) -> Work
 
 def _plain_step(model: nn.Module, losses: Losses, source: Source, draw: Draw, size: int) -> int:
     """The gradient of the mean over the drawn patients, without bound or noise: for phantoms and public data."""
-    parameters = _learning(model)
+    parameters = list(model.parameters())
     sums = [torch.zeros_like(parameter) for parameter in parameters]
 
     def work(batches: Iterator[Batch]) -> None:
@@ -177,7 +171,7 @@ def _plain_step(model: nn.Module, losses: Losses, source: Source, draw: Draw, si
 def _pull_back(model: nn.Module, start: list[Tensor], proximal: float) -> None:
     """FedProx (Li et al. 2020): the gradient of proximal / 2 × the squared distance to the round's first weights."""
     if proximal:
-        for parameter, origin in zip(_learning(model), start, strict=True):
+        for parameter, origin in zip(model.parameters(), start, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - origin, alpha=proximal)
 
@@ -187,9 +181,8 @@ def views_of(protocol: TrainingProtocol) -> int:
 
 
 def _forget(model: nn.Module) -> None:
-    """Leave nothing of the patients on the module: gradients and Opacus' attributes; and no layer frozen."""
+    """Leave nothing of the patients on the module: gradients and Opacus' attributes."""
     for parameter in model.parameters():
         parameter.grad = None
-        parameter.requires_grad_(True)
         for name in ("grad_sample", "summed_grad"):
             vars(parameter).pop(name, None)

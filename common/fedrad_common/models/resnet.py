@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrad_common.models.lora import adapters
-
 
 class StandardizedConv2d(nn.Conv2d):
     """Convolution with weights of zero mean and unit variance for each output channel (Qiao et al. 2019; De et al. 2022 for DP-SGD)."""
@@ -25,7 +23,7 @@ class StandardizedConv2d(nn.Conv2d):
 class Block(nn.Module):
     """x + two convolutions, each after normalisation and ReLU (He et al. 2016, pre-activation); halves the map where `stride` is 2."""
 
-    def __init__(self, channels: int, outputs: int, *, stride: int, groups: int, convolution: type[nn.Conv2d], lora_rank: int = 0) -> None:
+    def __init__(self, channels: int, outputs: int, *, stride: int, groups: int, convolution: type[nn.Conv2d]) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels)
         self.conv1 = convolution(channels, outputs, 3, stride=stride, padding=1, bias=False)
@@ -34,13 +32,10 @@ class Block(nn.Module):
         changes = stride != 1 or channels != outputs
         self.shortcut = convolution(channels, outputs, 1, bias=False) if changes else None
         self.stride = stride
-        self.lora = adapters(lora_rank, self.conv1, self.conv2)
 
     def forward(self, maps: Tensor) -> Tensor:
         active = functional.relu(self.norm1(maps))
-        first = self.conv1(active) if self.lora is None else self.conv1(active) + self.lora[0](active)
-        second = functional.relu(self.norm2(first))
-        residual: Tensor = self.conv2(second) if self.lora is None else self.conv2(second) + self.lora[1](second)
+        residual: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
         if self.shortcut is None:
             return maps + residual
         pooled = active if self.stride == 1 else functional.avg_pool2d(active, self.stride, ceil_mode=True)
@@ -59,16 +54,14 @@ class ResNet(nn.Module):
         groups: of every group normalisation.
         stem_stride: 0 chooses 1 below 40 pixels, 2 below 160, else 4; a stem with a stride is followed by a max-pool from 56 pixels on.
         weight_standardization: see `StandardizedConv2d`.
-        lora_rank: of an adapter beside every 3 × 3 convolution of the blocks (`training.trains = ["lora", "head"]`); 0 is none.
     """
 
     def __init__(
         self, n_outputs: int, height: int, width: int, *,
         channels: int = 16, blocks: int = 1, stages: int = 3, groups: int = 8, stem_stride: int = 0, weight_standardization: bool = False,
-        lora_rank: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        if min(channels, blocks, stages, groups) < 1 or channels % groups or lora_rank < 0:
+        if min(channels, blocks, stages, groups) < 1 or channels % groups:
             raise ValueError(
                 f"channels {channels}, blocks {blocks}, stages {stages}, groups {groups}: expected ≥ 1, groups dividing channels"
             )
@@ -85,7 +78,7 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 wide = channels * 2**stage
                 halve = 2 if stage > 0 and block == 0 else 1
-                body.append(Block(previous, wide, stride=halve, groups=groups, convolution=convolution, lora_rank=lora_rank))
+                body.append(Block(previous, wide, stride=halve, groups=groups, convolution=convolution))
                 previous = wide
         self.body = nn.Sequential(*body)
         self.norm = nn.GroupNorm(groups, previous)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrad_common.models.lora import adapters
 from fedrad_common.models.resnet import StandardizedConv2d, standardized
 
 
 class BasicBlock(nn.Module):
     """Two 3 × 3 convolutions beside a shortcut; halves the map where `stride` is 2."""
 
-    def __init__(self, channels: int, outputs: int, *, stride: int, groups: int, convolution: type[nn.Conv2d], lora_rank: int = 0) -> None:
+    def __init__(self, channels: int, outputs: int, *, stride: int, groups: int, convolution: type[nn.Conv2d]) -> None:
         super().__init__()
         self.conv1 = convolution(channels, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(groups, outputs)
@@ -21,12 +20,9 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module | None = None
         if stride != 1 or channels != outputs:
             self.shortcut = nn.Sequential(convolution(channels, outputs, 1, stride=stride, bias=False), nn.GroupNorm(groups, outputs))
-        self.lora = adapters(lora_rank, self.conv1, self.conv2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        first = self.conv1(maps) if self.lora is None else self.conv1(maps) + self.lora[0](maps)
-        active = functional.relu(self.norm1(first))
-        residual = self.norm2(self.conv2(active) if self.lora is None else self.conv2(active) + self.lora[1](active))
+        residual = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(maps)))))
         return functional.relu(residual + (maps if self.shortcut is None else self.shortcut(maps)))
 
 
@@ -37,15 +33,13 @@ class ResNet18(nn.Module):
         channels: of the first stage; a multiple of `groups`.
         groups: of every group normalisation.
         weight_standardization: see `StandardizedConv2d`.
-        lora_rank: of an adapter beside every 3 × 3 convolution of the blocks (`training.trains = ["lora", "head"]`); 0 is none.
     """
 
     def __init__(
-        self, n_outputs: int, height: int, width: int, *,
-        channels: int = 64, groups: int = 16, weight_standardization: bool = False, lora_rank: int = 0,
-    ) -> None:  # fmt: skip
+        self, n_outputs: int, height: int, width: int, *, channels: int = 64, groups: int = 16, weight_standardization: bool = False
+    ) -> None:
         super().__init__()
-        if channels < 1 or groups < 1 or channels % groups or min(height, width) < 32 or lora_rank < 0:
+        if channels < 1 or groups < 1 or channels % groups or min(height, width) < 32:
             raise ValueError(
                 f"channels {channels}, groups {groups}, sides {height} × {width}: expected groups dividing channels, sides ≥ 32"
             )
@@ -57,7 +51,7 @@ class ResNet18(nn.Module):
             for block in range(2):
                 outputs = channels * 2**stage
                 stride = 2 if stage > 0 and block == 0 else 1
-                body.append(BasicBlock(previous, outputs, stride=stride, groups=groups, convolution=convolution, lora_rank=lora_rank))
+                body.append(BasicBlock(previous, outputs, stride=stride, groups=groups, convolution=convolution))
                 previous = outputs
         self.body = nn.Sequential(*body)
         self.head = nn.Linear(previous, n_outputs)

@@ -20,7 +20,7 @@ def weights(
     protocol: Annotated[Path, typer.Argument(metavar="PROTOCOL", help="The protocol's TOML file: its network is what they must fit.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file.")],
     source: Annotated[str, typer.Option(help="What they were trained on and where they are: every site's people read it.")],
-    fresh: Annotated[list[str] | None, typer.Option(help="A layer that starts from the seed all the same, such as head.")] = None,
+    fresh: Annotated[str, typer.Option(help="Layers that start from the seed all the same, such as head.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Bring public weights, and print the section by which a protocol starts from them. Weights that learned from patients are not public.
@@ -32,7 +32,7 @@ def weights(
     from fedrad_common.protocol import load_protocol, render_lineage
     from fedrad_server.launching import keep_weights
 
-    lineage = keep_weights(home, load_protocol(protocol), file, source=source, fresh=tuple(fresh or ()))
+    lineage = keep_weights(home, load_protocol(protocol), file, source=source, fresh=fresh)
     emit(lineage.model_dump(mode="json", exclude_none=True), as_json=as_json, lines=render_lineage(lineage))
 
 

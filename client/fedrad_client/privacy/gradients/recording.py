@@ -107,11 +107,9 @@ def recording(module: nn.Module) -> Iterator[Recording]:
                 raise ConfigError(
                     f"model: layer {name or '(root)'} has weights beside inner layers", hint="put them into a layer of their own"
                 )
-            if not any(parameter.requires_grad for parameter in own):
-                continue  # it has nothing to learn
             if type(layer) is nn.GroupNorm and layer.affine:
                 layer.forward = _keeping_apart(name or "(root)", layer, kept)  # type: ignore[method-assign, assignment]
-            else:
+            elif own:
                 handles.append(layer.register_forward_hook(functools.partial(kept.keep, name or "(root)")))
         yield kept
     finally:
@@ -144,8 +142,6 @@ class _Gathered:
 
     def add(self, made: dict[Tensor, Part]) -> None:
         for parameter, part in made.items():
-            if not parameter.requires_grad:
-                continue
             self.parts.setdefault(parameter, []).append(part)
 
     def add_of(self, call: Call, backprop: Tensor) -> None:
