@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrad_client.cohort.dataset import Pixels
-from fedrad_common.metrics import auc_scores, paired_bootstrap, patient_bootstrap
+from fedrad_common.metrics import Floats, Statistic, auc_scores, paired_bootstrap, patient_bootstrap
 from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_server.runs import read_run
@@ -86,6 +86,17 @@ def _scores(protocol: TrainingProtocol, model: Vector, pixels: Pixels) -> npt.ND
     return np.log(values / (1 - values))
 
 
+def _within(owner: npt.NDArray[np.int64]) -> Statistic:
+    """The mean of the folds' AUCs; `owner` is the fold of each slice."""
+
+    def statistic(scores: Floats, labels: Floats, weights: Floats) -> float | None:
+        each = [auc_scores(scores[owner == fold], labels[owner == fold], weights[owner == fold]) for fold in np.unique(owner)]
+        known = [value for value in each if value is not None]
+        return float(np.mean(known)) if len(known) == len(each) else None
+
+    return statistic
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of training")
@@ -109,20 +120,26 @@ def main() -> None:
     names = [PLAIN, *(alone if arguments.epsilon is None else [PRIVATE])]
     scores = {name: np.concatenate([part[name] for part in parts]) for name in names}
     labels = np.concatenate([part[""] for part in parts])
+    ones = np.ones(len(labels))
     patients = np.concatenate([part["patient"] + 1000 * number for number, part in enumerate(parts)])
     print(f"seed {arguments.seed}, {arguments.folds} folds, {len(np.unique(patients))} patients, {len(labels)} slices")
+    owner = np.repeat(np.arange(len(parts)), [len(part[""]) for part in parts])
+    less = f"the mean of {len(names) - 1}" if arguments.epsilon is None else f"epsilon {arguments.epsilon:g}"
+    # Models of different folds score on scales of their own; noise moves those far apart, so both ways of counting are shown.
+    for how, statistic in (("all slices ranked together", auc_scores), ("mean of the folds", _within(owner))):
+        print(f" {how}")
+        for name in names:
+            low, high = patient_bootstrap(scores[name], labels, patients, statistic) or (0.0, 1.0)
+            print(f"  {name:<12} AUC {statistic(scores[name], labels, ones):.4f} (95 % {low:.4f} … {high:.4f})")
+        others = np.stack([scores[name] for name in names[1:]])
+        mean = np.mean([statistic(row, labels, ones) for row in others])
+        interval = paired_bootstrap(scores[PLAIN], others, labels, patients, statistic, n=2000)
+        assert interval is not None
+        difference = float(statistic(scores[PLAIN], labels, ones) or 0) - float(mean)
+        print(f"  federated minus {less}: {difference:.4f} (95 % {interval[0]:.4f} … {interval[1]:.4f})")
     for name in names:
-        each = [auc_scores(part[name], part[""]) or 0.0 for part in parts]
-        low, high = patient_bootstrap(scores[name], labels, patients, auc_scores) or (0.0, 1.0)
-        spread = f"folds {min(each):.4f} … {max(each):.4f}"
-        print(f"  {name:<12} AUC {auc_scores(scores[name], labels):.4f} (95 % {low:.4f} … {high:.4f}; {spread})")
-    others = np.stack([scores[name] for name in names[1:]])
-    mean = np.mean([auc_scores(row, labels) for row in others])
-    interval = paired_bootstrap(scores[PLAIN], others, labels, patients, auc_scores, n=2000)
-    difference = float(auc_scores(scores[PLAIN], labels) or 0) - float(mean)
-    assert interval is not None
-    less = f"the mean of {len(others)}" if arguments.epsilon is None else f"epsilon {arguments.epsilon:g}"
-    print(f"  federated minus {less}: {difference:.4f} (95 % {interval[0]:.4f} … {interval[1]:.4f})")
+        each = (auc_scores(part[name], part[""]) or 0.0 for part in parts)
+        print(f"  {name:<12} by fold {' '.join(f'{area:.4f}' for area in each)}")
     print(f"  {time.monotonic() - start:.0f} s")
 
 

@@ -271,6 +271,7 @@ def test_a_protocol_without_privacy_is_swept_with_it(shared_data: Path) -> None:
     found = find_source("lgg")
 
     assert (found.protocol.privacy.unit, found.scenario.arms) == ("patient", ("federated-private", "federated-plain"))
+    assert found.private.model.name == "scatter-resnet"  # what the scenario says for its private arms
 
 
 def test_the_command_prints_one_line_of_json(played: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
