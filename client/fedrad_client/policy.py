@@ -187,6 +187,7 @@ LIMITS: dict[str, Callable[[TrainingProtocol, Policy, int], Found]] = {
     "tasks": lambda protocol, policy, n: _unlisted("task", protocol.task.kind, policy.tasks),
     "models": lambda protocol, policy, n: _unlisted("model", protocol.model.name, policy.models),
     "strategies": lambda protocol, policy, n: _unlisted("aggregation", protocol.aggregation.strategy, policy.strategies),
+    "initial": lambda protocol, policy, n: _unlisted("a start of kind", protocol.model.initial.kind, policy.initial),
     "max_parameters": lambda protocol, policy, n: _beyond(f"{n} parameters", n, policy.max_parameters),
     "max_rounds": lambda protocol, policy, n: _beyond(f"{protocol.privacy.rounds} rounds", protocol.privacy.rounds, policy.max_rounds),
     "max_bytes_per_round": lambda protocol, policy, n: _bytes(bytes_a_round(protocol, n).largest, policy.max_bytes_per_round),
