@@ -47,6 +47,7 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
         "somebody holds an answer that this ledger does not know: an older copy, or a clone",
     ),
     "withdrawals-lost": ("internal", "the list of withdrawn patients is missing or shorter than it was"),
+    "weights-lost": ("internal", "the public weights that the protocol builds on are not kept here any more"),
     "unconfined": ("internal", "this machine cannot shut in the process that works, as site.toml requires; nothing was computed"),
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }
@@ -62,6 +63,7 @@ REMEDIES: dict[str, str] = {
     "disk": "free space",
     "contradicted": "fedrad-site ledger verify; docs/deployment.md, when the ledger is lost",
     "withdrawals-lost": "restore cohort/withdrawn.jsonl from the backup",
+    "weights-lost": "fedrad-site weights PROTOCOL FILE",
     "unconfined": "fedrad-site doctor names what forbids it",
 }
 
