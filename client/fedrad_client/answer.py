@@ -26,6 +26,7 @@ from fedrad_common.errors import BudgetError, DiskError, FedradError, FormatErro
 from fedrad_common.packing import BYTES, Vector, holds, rounded, vector_hash
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_common.records import Answer, Asked, Envelope, Order, Privacy, Signed, dtype_of, sign
+from fedrad_common.weights import kept_file
 
 log = logging.getLogger(__name__)
 Entropy = Callable[[int], bytes]
@@ -55,6 +56,7 @@ def answer(site: Site, asked: Asked, *, work: Work, entropy: Entropy = os.urando
         if sealed is not None:
             return resend(site, order, sealed)
         check_withdrawals(site)
+        check_weights(site, protocol)
         fresh = entropy(32)
         sequence = reserve(site, order, protocol, plan, fresh=fresh)
         vector = run_work(site, order, protocol, plan, model=model, work=work, fresh=fresh)
@@ -118,6 +120,13 @@ def check_withdrawals(site: Site) -> None:
         refuse("withdrawals-lost")
 
 
+def check_weights(site: Site, protocol: TrainingProtocol) -> None:
+    """What is not trained must be here, before anything is spent; whether it is still the file that was approved, the work looks."""
+    model = protocol.model
+    if model.trains != "all" and model.initial.kind == "public" and not kept_file(site.home.path, model.initial).is_file():
+        refuse("weights-lost")
+
+
 def reserve(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *, fresh: bytes) -> int:
     """Charge before work: a crash may cost budget, it may never leak an unpaid update. Returns the sequence number."""
     for entry in site.audit.entries:
@@ -153,6 +162,7 @@ def run_work(site: Site, order: Order, protocol: TrainingProtocol, plan: Plan, *
         cohort=site.cohort,
         generation=generation,
         resources=site.config.resources,
+        home=site.home.path,
     )
     vector = np.ascontiguousarray(work(job, model), dtype="<f4")
     if order.kind == "train":

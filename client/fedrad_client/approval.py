@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedrad_client import audit
 from fedrad_client.changes import Changes, changes
-from fedrad_client.gates import check_delta, check_trainable, declared, exact_metrics_obstacles, gates
+from fedrad_client.gates import check_delta, check_trainable, declared, exact_metrics_obstacles, gates, weights_obstacles
 from fedrad_client.grants import Approval, Grant, granted, read_approval, write_approval
 from fedrad_client.policy import plan_refusals, refusals
 from fedrad_client.privacy.account import Account, Opening, epsilon_at
@@ -21,6 +21,7 @@ from fedrad_common.config import read_toml
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import fsync_directory, new_folder, write_atomic
 from fedrad_common.protocol import TrainingProtocol, parse_protocol
+from fedrad_common.weights import kept_file
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Preview:
     epsilon_after_one: float | None  # with one more run; None: no bound
     epsilon_after: float | None  # with all runs that the approval would let begin; None: no bound
     ceiling: float
+    holds_weights: bool  # the public file that the protocol starts from is kept here: checked by this site itself
     changes: Changes | None  # None: no other protocol of this name is approved here
     obstacles: tuple[str, ...]  # why it cannot be approved: the policy, or the ceiling
     warnings: tuple[str, ...]  # local, for the person who approves; nothing of it leaves
@@ -106,6 +108,7 @@ def preview(
         *refusals(protocol, config.policy, n_parameters, tainted=account.tainted.union(opening.earlier_unbounded)),
         *plan_refusals(protocol, plan, config.policy),
         *exact_metrics_obstacles(cohort, protocol),
+        *weights_obstacles(home.path, protocol),
     ]
     if by_name and (run is None or runs):
         obstacles.append("policy.approval is 'run' here: each run is approved by its name, with --run ID")
@@ -125,6 +128,7 @@ def preview(
         epsilon_after_one=_after(opening, account, plan, protocol, runs=1),
         epsilon_after=_after(opening, account, plan, protocol, runs=more),
         ceiling=opening.epsilon,
+        holds_weights=protocol.model.initial.kind == "public" and kept_file(home.path, protocol.model.initial).is_file(),
         changes=changes(home, protocol),
         obstacles=tuple(obstacles),
         warnings=warnings,

@@ -42,6 +42,7 @@ class Policy(Section):
     tasks: tuple[Name, ...] = ("classification",)
     models: tuple[Name, ...] = (ANY,)  # or the names of those that are accepted; none, where the list is empty
     strategies: tuple[Name, ...] = (ANY,)  # of aggregation; likewise
+    initial: tuple[Name, ...] = (ANY,)  # kinds of first weights: random, public, run; likewise
     max_parameters: PositiveInt = 20_000_000
     max_rounds: PositiveInt = 200
     max_bytes_per_round: PositiveInt = 300_000_000  # in and out together, training and evaluation

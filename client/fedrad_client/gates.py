@@ -1,11 +1,12 @@
 """Looks at a protocol and at this site's own data once, before approval: the coordinator learns approval or silence, never why."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrad_client.config import Policy, Resources
 from fedrad_client.privacy.plan import Plan
-from fedrad_common.errors import MisuseError
+from fedrad_common.errors import FedradError, MisuseError
 from fedrad_common.protocol import TrainingProtocol
 
 if TYPE_CHECKING:
@@ -67,6 +68,24 @@ def exact_metrics_obstacles(cohort: "Cohort", protocol: TrainingProtocol) -> lis
         if min(len(positive), len(negative)) < LEAST_OF_A_CLASS:
             short.append(f"evaluation.release: exact histograms of {label!r} want {LEAST_OF_A_CLASS} validation patients of each class")
     return short
+
+
+def weights_obstacles(home: Path, protocol: TrainingProtocol) -> list[str]:
+    """Public weights that this site keeps must be those that the protocol names; what is not trained must be kept."""
+    from fedrad_common.weights import check_public, kept_file
+
+    model = protocol.model
+    if model.initial.kind != "public":
+        return []
+    kept = kept_file(home, model.initial)
+    if not kept.is_file():
+        wanted = f"model.trains is {model.trains!r}: the public weights that stay as they are are not kept here: fedrad-site weights"
+        return [] if model.trains == "all" else [wanted]
+    try:
+        check_public(protocol, kept)
+    except FedradError as error:
+        return [f"weights/{error}"]
+    return []
 
 
 def check_delta(delta: float, declared_size: int) -> None:

@@ -47,6 +47,7 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
         "somebody holds an answer that this ledger does not know: an older copy, or a clone",
     ),
     "withdrawals-lost": ("internal", "the list of withdrawn patients is missing or shorter than it was"),
+    "weights-lost": ("internal", "the public weights that the protocol builds on are not kept here any more"),
     "unconfined": ("internal", "this machine cannot shut in the process that works, as site.toml requires; nothing was computed"),
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }
@@ -62,6 +63,7 @@ REMEDIES: dict[str, str] = {
     "disk": "free space",
     "contradicted": "fedrad-site ledger verify; docs/deployment.md, when the ledger is lost",
     "withdrawals-lost": "restore cohort/withdrawn.jsonl from the backup",
+    "weights-lost": "fedrad-site weights PROTOCOL FILE",
     "unconfined": "fedrad-site doctor names what forbids it",
 }
 
@@ -187,6 +189,7 @@ LIMITS: dict[str, Callable[[TrainingProtocol, Policy, int], Found]] = {
     "tasks": lambda protocol, policy, n: _unlisted("task", protocol.task.kind, policy.tasks),
     "models": lambda protocol, policy, n: _unlisted("model", protocol.model.name, policy.models),
     "strategies": lambda protocol, policy, n: _unlisted("aggregation", protocol.aggregation.strategy, policy.strategies),
+    "initial": lambda protocol, policy, n: _unlisted("a start of kind", protocol.model.initial.kind, policy.initial),
     "max_parameters": lambda protocol, policy, n: _beyond(f"{n} parameters", n, policy.max_parameters),
     "max_rounds": lambda protocol, policy, n: _beyond(f"{protocol.privacy.rounds} rounds", protocol.privacy.rounds, policy.max_rounds),
     "max_bytes_per_round": lambda protocol, policy, n: _bytes(bytes_a_round(protocol, n).largest, policy.max_bytes_per_round),

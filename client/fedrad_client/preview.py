@@ -7,7 +7,7 @@ from typing import Any
 from fedrad_client.approval import Preview
 from fedrad_client.privacy.overview import NOT_COVERED
 from fedrad_common.errors import REFUSAL_CODES
-from fedrad_common.protocol import Lineage
+from fedrad_common.protocol import Lineage, Model
 from fedrad_common.records import Envelope, dtype_of
 
 # Every field of the envelope that this approval does not fix, and what will stand there.
@@ -64,6 +64,8 @@ def facts(seen: Preview) -> dict[str, Any]:
             "whole_run": traffic.whole_run,
         },
         "initial": seen.protocol.model.initial.model_dump(mode="json", exclude_none=True),
+        "trains": seen.protocol.model.trains,
+        "holds_weights": seen.holds_weights,
         "declared_size": plan.declared_size,
         "sampling_rate": plan.sampling_rate,
         "noise_multiplier": plan.noise_multiplier,
@@ -107,7 +109,8 @@ def lines(seen: Preview) -> list[str]:
         f"protocol {protocol.name}: {protocol.title or 'no title'}",
         f"  hash          {protocol.hash}",
         f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name})",
-        f"  starts from   {_start(protocol.model.initial)}",
+        f"  starts from   {_start(protocol.model.initial, held=seen.holds_weights)}",
+        *_part(protocol.model),
         f"  rounds        {protocol.privacy.rounds} of {protocol.privacy.steps_per_round} steps",
         *changed(seen),
         "what would leave",
@@ -128,13 +131,22 @@ def lines(seen: Preview) -> list[str]:
     return rows + [f"  warning: {warning}" for warning in seen.warnings]
 
 
-def _start(initial: Lineage) -> str:
+def _part(model: Model) -> list[str]:
+    """Nothing where all of the network is trained."""
+    if model.trains == "all":
+        return []
+    beside = "" if model.rank is None else f", and detours of {model.rank} channels"
+    return [f"  trains        its last layer{beside}; all else stays as it is: what is sent holds nothing of it"]
+
+
+def _start(initial: Lineage, *, held: bool) -> str:
     if initial.kind == "random":
         return "random weights, which this site makes again and compares"
     if initial.kind == "run":
         return f"what a run of protocol {str(initial.protocol)[:16]} released (its unit: {initial.unit})"
     rest = f"; {initial.fresh} at random" if initial.fresh else ""
-    return f"public weights, says the coordinator: {initial.source} (SHA-256 {str(initial.weights)[:16]}…{rest})"
+    who = "read from this site's own file; of" if held else "says the coordinator:"
+    return f"public weights, {who} {initial.source} (SHA-256 {str(initial.weights)[:16]}…{rest})"
 
 
 def changed(seen: Preview) -> list[str]:

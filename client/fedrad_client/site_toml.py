@@ -24,6 +24,7 @@ validation_fraction = {validation_fraction!r}         # of patients, never train
 tasks = ["classification"]
 models = ["any"]                  # or the names of those that are accepted
 strategies = ["any"]              # of aggregation; likewise
+initial = ["any"]                 # first weights: "random", "public" (so says the coordinator), "run"; likewise
 max_parameters = 20000000
 max_rounds = 200
 max_bytes_per_round = 300000000   # in and out together

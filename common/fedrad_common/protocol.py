@@ -95,12 +95,31 @@ class Lineage(Section):
 
 
 class Model(Section):
-    """Which network, and where its first weights come from."""
+    """Which network, which part of it learns, and where its first weights come from."""
 
     name: Name  # a key of fedrad_common.models.MODELS, or a `fedrad.models` entry point
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     options: dict[str, Scalar] = {}
+    # "head": its last layer; "lora": that, and beside every other layer a detour of few channels (Hu et al. 2022); "lora-up": of the
+    # detours the second half alone, the first stays as the seed drew it (FFA-LoRA, Sun et al. 2024). What does not learn is the seed's, or
+    # public, from a file that each site holds: it neither travels nor gets noise
+    trains: Literal["all", "head", "lora", "lora-up"] = "all"
+    rank: Annotated[int, Field(ge=1, le=64)] | None = None  # lora: channels of a detour
     initial: Lineage = Lineage()
+
+    @model_validator(mode="after")
+    def _what_stays_is_named(self) -> Self:
+        if (self.rank is not None) != self.trains.startswith("lora"):
+            raise ValueError("rank is required with trains 'lora' and 'lora-up', and forbidden with others")
+        if self.trains != "all" and self.initial.kind == "run":
+            raise ValueError(f"trains is {self.trains!r}: the rest is random or public, initial.kind is 'run'")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A protocol without them keeps the bytes and hash that it had before these keys existed."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if (key, value) not in (("trains", "all"), ("rank", None))}
 
 
 class Privacy(Section):

@@ -5,31 +5,34 @@ safetensors is a header of names, types, shapes and offsets, then numbers: nothi
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from fedrad_common.canonical import Sha256
 from fedrad_common.errors import ConfigError, MisuseError
-from fedrad_common.files import atomic_stream, sha256_file
-from fedrad_common.models import build
+from fedrad_common.files import atomic_stream, make_folder, sha256_file
+from fedrad_common.models import build, outline, whole_of
 from fedrad_common.packing import Vector, pack, unpack, vector_hash
+from fedrad_common.protocol import Lineage
 from fedrad_common.tasks import task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fedrad_common.protocol import TrainingProtocol
+    from fedrad_common.protocol import Model, TrainingProtocol
 
+FOLDER = "weights"  # of a site's or a coordinator's home
 MOST_BYTES = 1 << 30  # of a file
 _TYPES = ("F16", "F32", "F64")
 _SAME_NETWORK = "the weights must be of the very network that the protocol names, saved under its own names"
 
 
 def public_vector(protocol: TrainingProtocol, path: Path, *, fresh: str = "") -> Vector:
-    """The packed first weights, (n_parameters,) float32: those of the file, and the seed's where they are `fresh`.
+    """Packed weights of the whole network, (n_weights,) float32: those of the file, and the seed's where they are `fresh`.
 
     Args:
         fresh: layers that keep the seed's weights, by the beginning of their names, such as "head"; the file may hold them or not.
@@ -38,17 +41,29 @@ def public_vector(protocol: TrainingProtocol, path: Path, *, fresh: str = "") ->
         ConfigError: the file is damaged, or of another network; the first difference is named.
         MisuseError: it is no plain file.
     """
+    return _read(path, protocol.model, fresh=fresh, **_sizes(protocol))
+
+
+def first_vector(protocol: TrainingProtocol, whole: Vector) -> Vector:
+    """Of a whole network's public weights, those that a run starts from and sends: all, or what its protocol trains, as the seed has it."""
+    if protocol.model.trains == "all":
+        return whole
+    named = protocol.model.model_copy(update={"initial": Lineage.model_construct(kind="public")})
+    return pack(build(named, **_sizes(protocol), backbone=whole))
+
+
+def _read(path: Path, model: Model, *, fresh: str, n_outputs: int, height: int, width: int) -> Vector:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    network = _network(protocol)
+    network = build(whole_of(model), n_outputs=n_outputs, height=height, width=width)
     wanted = {weight: parameter for weight, parameter in network.named_parameters() if not _is_of(weight, fresh)}
     if fresh and len(wanted) == len(list(network.parameters())):
-        raise ConfigError(f"model.initial.fresh: {fresh!r} is no layer of {protocol.model.name}", hint="such as: head")
+        raise ConfigError(f"model.initial.fresh: {fresh!r} is no layer of {model.name}", hint="such as: head")
     _check_plain(path)
     try:
         with safe_open(path, framework="numpy") as file:  # reads the header alone
-            _compare(file, wanted, fresh, network=protocol.model.name, name=path.name)
+            _compare(file, wanted, fresh, network=model.name, name=path.name)
             for weight, parameter in wanted.items():
                 with np.errstate(over="ignore"):
                     numbers = file.get_tensor(weight).astype("<f4")
@@ -79,13 +94,24 @@ def _compare(file: Any, wanted: dict[str, nn.Parameter], fresh: str, *, network:
 
 
 def check_public(protocol: TrainingProtocol, path: Path) -> Vector:
-    """`public_vector`, of a file that must be the one that the protocol names.
+    """The first weights, `first_vector` of a file that must be the one that the protocol names.
 
     Raises:
         ConfigError: the protocol names no public weights, or this file does not give the model whose hash it names.
         MisuseError: it is another file.
     """
-    initial = protocol.model.initial
+    vector = first_vector(protocol, backbone(protocol.model, path, **_sizes(protocol)))
+    if vector_hash(vector) != protocol.model.initial.model:
+        raise ConfigError(
+            "model.initial.model: is not the hash of what this file and the seed give",
+            hint="write the section anew: fedrad-coordinator weights",
+        )
+    return vector
+
+
+def backbone(model: Model, path: Path, *, n_outputs: int, height: int, width: int) -> Vector:
+    """`public_vector` of a file that must be the one that `model` names. Raises as `check_public`."""
+    initial = model.initial
     if initial.kind != "public":
         raise ConfigError(f"model.initial.kind is {initial.kind!r}: its first weights come from no file", hint="leave the file out")
     if (found := file_hash(path)) != initial.weights:
@@ -93,13 +119,25 @@ def check_public(protocol: TrainingProtocol, path: Path) -> Vector:
             f"{path.name}: its SHA-256 begins with {found[:16]}, not with {str(initial.weights)[:16]}: another file, or a changed one",
             hint="fetch it again from where model.initial.source says",
         )
-    vector = public_vector(protocol, path, fresh=initial.fresh)
-    if vector_hash(vector) != initial.model:
-        raise ConfigError(
-            "model.initial.model: is not the hash of what this file and the seed give",
-            hint="write the section anew: fedrad-coordinator weights",
-        )
-    return vector
+    return _read(path, model, fresh=initial.fresh, n_outputs=n_outputs, height=height, width=width)
+
+
+def kept_file(home: Path, initial: Lineage) -> Path:
+    """Where a site or a coordinator keeps the public weights that a protocol names; it may not be there."""
+    return home / FOLDER / f"{initial.weights}.safetensors"
+
+
+def keep_file(home: Path, file: Path) -> Sha256:
+    """Copy it to where `kept_file` finds it; returns its hash. Raises MisuseError: it is no plain file, or changes meanwhile."""
+    name = file_hash(file)
+    kept = home / FOLDER / f"{name}.safetensors"
+    make_folder(kept.parent)
+    with atomic_stream(kept) as stream, file.open("rb") as content:
+        shutil.copyfileobj(content, stream)
+    if file_hash(kept) != name:
+        kept.unlink()
+        raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
+    return name
 
 
 def file_hash(path: Path) -> Sha256:
@@ -109,25 +147,31 @@ def file_hash(path: Path) -> Sha256:
 
 
 def write_weights(protocol: TrainingProtocol, vector: Vector, path: Path, *, lineage: dict[str, str]) -> None:
-    """The vector as a safetensors file under the network's own names, written whole or not at all.
+    """The vector as a safetensors file under the network's own names, written whole or not at all: what was trained, where that is a part.
 
     Args:
         lineage: goes into its header, for whoever finds it.
     """
     from safetensors.numpy import save
 
-    network = _network(protocol)
+    network = outline(protocol.model, **_sizes(protocol))
     unpack(network, vector)
     tensors = {name: parameter.detach().numpy() for name, parameter in network.named_parameters()}
     with atomic_stream(path) as stream:
         stream.write(save(tensors, metadata=lineage))
 
 
-def _network(protocol: TrainingProtocol) -> nn.Module:
+class Sizes(TypedDict):
+    n_outputs: int
+    height: int
+    width: int
+
+
+def _sizes(protocol: TrainingProtocol) -> Sizes:
     if protocol.task.kind == "echo":
         raise ConfigError("task.kind is 'echo', which has no network", hint="name a task that learns something")
     n_outputs = task(protocol.task.kind).n_outputs(protocol.task.labels)
-    return build(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width)
+    return {"n_outputs": n_outputs, "height": protocol.input.height, "width": protocol.input.width}
 
 
 def _is_of(weight: str, layer: str) -> bool:

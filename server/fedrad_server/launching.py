@@ -1,16 +1,15 @@
 """From a protocol file to a run that waits to be played."""
 
-import shutil
 from pathlib import Path
 
 from fedrad_common.config import read_toml, validate
 from fedrad_common.errors import FormatError, MisuseError
-from fedrad_common.files import atomic_stream, make_folder, read_json
+from fedrad_common.files import read_json
 from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector, vector_hash
 from fedrad_common.protocol import Lineage, TrainingProtocol, parse_protocol
 from fedrad_common.records import Launch
-from fedrad_common.weights import check_public, file_hash, public_vector
+from fedrad_common.weights import check_public, file_hash, first_vector, keep_file, kept_file, public_vector
 from fedrad_server import wanted
 from fedrad_server.audit import record
 from fedrad_server.home import Home
@@ -59,21 +58,12 @@ def keep_weights(home: Path, protocol: TrainingProtocol, file: Path, *, source: 
         MisuseError: it is no plain file, or the home is another account's.
     """
     Home.own(home)
-    vector, name = public_vector(protocol, file, fresh=fresh), file_hash(file)
-    told = {"kind": "public", "model": vector_hash(vector), "source": source, "weights": name, "fresh": fresh}
+    vector = first_vector(protocol, public_vector(protocol, file, fresh=fresh))
+    told = {"kind": "public", "model": vector_hash(vector), "source": source, "weights": file_hash(file), "fresh": fresh}
     lineage = validate(told, Lineage, name="model.initial")
-    kept = stored_weights(home, name)
-    make_folder(kept.parent)
-    with atomic_stream(kept) as stream, file.open("rb") as content:
-        shutil.copyfileobj(content, stream)
-    if file_hash(kept) != name:
-        kept.unlink()
+    if keep_file(home, file) != lineage.weights:
         raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
     return lineage
-
-
-def stored_weights(home: Path, name: str) -> Path:
-    return home / "weights" / f"{name}.safetensors"
 
 
 def first_weights(home: Path, protocol: TrainingProtocol) -> Vector:
@@ -88,7 +78,7 @@ def first_weights(home: Path, protocol: TrainingProtocol) -> Vector:
     if lineage.kind == "random":
         return initial_vector(protocol)
     if lineage.kind == "public":
-        if not (path := stored_weights(home, str(lineage.weights))).exists():
+        if not (path := kept_file(home, lineage)).exists():
             raise MisuseError(
                 "model.initial.weights: no file of that hash is here", hint="bring it: fedrad-coordinator weights HOME PROTOCOL FILE"
             )

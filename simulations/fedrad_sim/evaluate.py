@@ -38,18 +38,26 @@ class Score:
         return {"n": self.n, "n_patients": self.n_patients, "auc": self.auc, "auc_ci": interval, "brier": self.brier}
 
 
-def predict(protocol: TrainingProtocol, model: Vector, pixels: Pixels) -> npt.NDArray[np.float64]:
-    """Scores (n_images, n_labels) in [0, 1] of uint16 images (n_images, H, W) that a cohort holds."""
+def predict(protocol: TrainingProtocol, model: Vector, pixels: Pixels, *, home: Path | None = None) -> npt.NDArray[np.float64]:
+    """Scores (n_images, n_labels) in [0, 1] of uint16 images (n_images, H, W) that a cohort holds.
+
+    Args:
+        home: of a site or a coordinator that keeps the public weights, where the protocol trains only a part.
+    """
     import torch
 
     from fedrad_common.models import build
     from fedrad_common.packing import unpack
     from fedrad_common.profiles import SCALE
     from fedrad_common.tasks import task
+    from fedrad_common.weights import backbone, kept_file
 
     learned = task(protocol.task.kind)
     n_outputs = learned.n_outputs(protocol.task.labels)
-    network = build(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width)
+    sizes = {"n_outputs": n_outputs, "height": protocol.input.height, "width": protocol.input.width}
+    public = protocol.model.trains != "all" and protocol.model.initial.kind == "public"
+    kept = backbone(protocol.model, kept_file(home, protocol.model.initial), **sizes) if public and home is not None else None
+    network = build(protocol.model, **sizes, backbone=kept)
     unpack(network, model)
     network.eval()
     parts = []
@@ -60,14 +68,14 @@ def predict(protocol: TrainingProtocol, model: Vector, pixels: Pixels) -> npt.ND
     return np.concatenate(parts) if parts else np.zeros((0, len(protocol.task.labels)))
 
 
-def score(protocol: TrainingProtocol, model: Vector, datasets: Iterable[Dataset], *, label: str) -> Score:
-    """One label's score over several data sets, which share no patient."""
+def score(protocol: TrainingProtocol, model: Vector, datasets: Iterable[Dataset], *, label: str, home: Path | None = None) -> Score:
+    """One label's score over several data sets, which share no patient. `home` as for `predict`."""
     from fedrad_common.metrics import auc_scores, brier_scores, patient_bootstrap
 
     column = protocol.task.labels.index(label)
     scores, labels, patients, n_patients = [], [], [], 0
     for dataset in datasets:
-        scores.append(predict(protocol, model, dataset.pixels)[:, column])
+        scores.append(predict(protocol, model, dataset.pixels, home=home)[:, column])
         labels.append(dataset.labels[:, column].astype(np.float64))
         patients.append(dataset.owner + n_patients)
         n_patients += dataset.n_patients
@@ -116,7 +124,8 @@ def evaluate(
             (site,) = (entry for entry in imported.iterdir() if entry.is_dir())
             folder, labels = site / "dicom", site / "labels.csv"
         dataset = prepare_folder(folder, labels or folder.parent / "labels.csv", Path(scratch) / "cohort", protocol=protocol)
-        return score(protocol, records.released(records.round), [dataset], label=wanted)
+        home = run_directory(run).resolve().parents[1]  # of the coordinator, where the run is one of its runs
+        return score(protocol, records.released(records.round), [dataset], label=wanted, home=home)
 
 
 def run_directory(path: Path) -> Path:

@@ -187,6 +187,7 @@ def test_metrics_that_were_forbidden_after_the_approval_leave_no_more(home: Home
         ("models", '["resnet"]', "model 'echo' is not accepted here: policy.models allows resnet"),
         ("models", "[]", "model 'echo' is not accepted here: policy.models allows none"),
         ("strategies", '["median"]', "aggregation 'fedavg' is not accepted here: policy.strategies allows median"),
+        ("initial", '["public"]', "a start of kind 'random' is not accepted here: policy.initial allows public"),
         ("max_parameters", "15", "16 parameters is not accepted here: policy.max_parameters allows 15"),
         ("max_rounds", "2", "3 rounds is not accepted here: policy.max_rounds allows 2"),
         ("max_bytes_per_round", "400", "448 bytes a round is not accepted here: policy.max_bytes_per_round allows 400"),

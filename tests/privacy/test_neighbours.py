@@ -240,6 +240,26 @@ def test_a_steps_sum_with_a_patient_less_that_patients_vector_is_the_sum_without
         assert np.linalg.norm(before) > 0
 
 
+@pytest.mark.parametrize("what", ["a stranger", "no label", "pixels without a finite gradient"])
+def test_the_same_holds_where_all_are_clipped_to_one_length(site_of, what: str, monkeypatch) -> None:
+    normalised = {"clipping": "normalised"}
+    sites = [site_of(*people, name=name) for people, name in ((BASE, "without"), ((HOSTILE[what], *BASE), "with"))]
+    without, others = (
+        dataclasses.replace(
+            site, protocol=site.protocol.model_copy(update={"privacy": site.protocol.privacy.model_copy(update=normalised)})
+        )
+        for site in sites
+    )
+    who = HOSTILE[what].pseudonym(KEYS)
+    for name in NETWORKS:
+        before, after = without.summed(name, monkeypatch), others.after_leaving(set()).summed(name, monkeypatch)
+        alone = others.after_leaving(set(others.kept()) - {who}).summed(name, monkeypatch)
+
+        assert np.linalg.norm(after - alone - before) * GRID <= SHARE
+        assert np.linalg.norm(alone) * GRID <= 1
+        assert (np.linalg.norm(alone) == 0) == (name in SILENT.get(what, set()))
+
+
 def test_every_forward_pass_has_one_shape_whatever_the_number_of_images(monkeypatch) -> None:
     """Kernels are chosen by the shape: a shorter last batch would give its patients other last bits."""
     shapes = set()

@@ -321,6 +321,40 @@ def test_a_runs_model_is_exported_with_its_lineage(command: Command, home: Home,
     with safe_open(out, framework="numpy") as file:
         assert file.metadata().items() <= json.loads(shown).items()
         assert (file.metadata()["epsilon"], "stem.weight" in file.keys()) == ("2", True)  # noqa: SIM118 - no mapping
+        assert (file.metadata()["initial"], file.metadata()["trains"]) == ("random", "all")
     assert code == 0
     assert command("export", run, "--out", out)[0] == 2  # nothing is overwritten
     assert command("export", run, "--out", out, "--force")[0] == 0
+
+
+def test_a_run_of_which_a_part_learns_starts_and_is_exported_with_what_stays_named(command: Command, home: Home, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    from fedrad_common.models import build, whole_of
+    from fedrad_common.packing import pack
+    from fedrad_common.protocol import load_protocol
+    from fedrad_common.weights import file_hash, write_weights
+
+    model = 'model = { name = "resnet", trains = "head" }'
+    text = PROTOCOL.decode().replace('kind = "echo"', 'kind = "classification"').replace("8, width = 8", "28, width = 28")
+    text = text.replace(text.splitlines()[5], model)
+    (tmp_path / "chest.toml").write_text(text)
+    protocol = load_protocol(tmp_path / "chest.toml")
+    whole = protocol.model_copy(update={"model": whole_of(protocol.model)})
+    vector = pack(build(whole.model.model_copy(update={"seed": 9}), n_outputs=1, height=28, width=28))
+    write_weights(whole, vector, tmp_path / "public.safetensors", lineage={})
+
+    bring = ("weights", home.directory, tmp_path / "chest.toml", tmp_path / "public.safetensors", "--source", "invented here")
+    code, section, _ = command(*bring, "--fresh", "head")
+    assert code == 0
+    started = text.replace(model, f"{model[:-2]}, initial = {{ {', '.join(section.splitlines()[1:])} }} }}")
+    (tmp_path / "started.toml").write_text(started)
+    assert command("launch", home.directory, tmp_path / "started.toml", "--detach")[0] == 0
+    run = home.directory / "runs" / "tiny"
+    assert read_run(run).model(0).size == 2 * 64 + 1 < vector.size / 100
+
+    assert command("export", run, "--out", tmp_path / "out.safetensors")[0] == 0
+    with safe_open(tmp_path / "out.safetensors", framework="numpy") as file:
+        assert set(file.keys()) == {"head.weight", "head.bias"}
+        assert (file.metadata()["trains"], file.metadata()["source"]) == ("head", "invented here")
+        assert file.metadata()["weights"] == file_hash(tmp_path / "public.safetensors")

@@ -23,7 +23,7 @@ RunOption = Annotated[str | None, typer.Option("--run", help="The id of one run,
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    for verb in (preview, approve, unapprove):
+    for verb in (preview, approve, unapprove, weights):
         app.command()(verb)
 
 
@@ -88,6 +88,31 @@ def approve(
         *(f"  warning: {warning}" for warning in seen.warnings),
     )
     emit(facts(seen), as_json=as_json, lines=lines)
+
+
+def weights(
+    protocol: ProtocolArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The safetensors file, fetched by you from where the protocol says.")],
+    home: HomeOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep the public weights that a protocol starts from, after comparing their hash, names and shapes with what it says.
+
+    Exit codes: 0 kept in HOME/weights · 1 failed · 2 misused, or another file.
+
+    Example: fedrad-site weights chest.toml chest.safetensors --home north
+    """
+    from fedrad_client.site import Home
+    from fedrad_common.protocol import load_protocol
+    from fedrad_common.weights import check_public, keep_file
+
+    wanted, site = load_protocol(protocol), Home(home)
+    assert site.config  # a site it is
+    check_public(wanted, file)
+    kept = keep_file(home, file)
+    initial = wanted.model.initial
+    lines = (f"kept: {file.name}, SHA-256 {kept}", f"  source        {initial.source}, says the protocol; nothing proves that but you")
+    emit({"weights": kept, "source": initial.source}, as_json=as_json, lines=lines)
 
 
 def unapprove(

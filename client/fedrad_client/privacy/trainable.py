@@ -13,7 +13,7 @@ from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.privacy.gradients.rules import uncovered
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
-from fedrad_common.models import build
+from fedrad_common.models import outline
 from fedrad_common.tasks import task
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def check_network(protocol: TrainingProtocol) -> tuple[str, ...]:
     targets = torch.tensor([1.0, 0.0, torch.nan], dtype=torch.float64)[:, None].expand(-1, len(protocol.task.labels))
     with torch.random.fork_rng(devices=[]):  # for a layer that draws at random, which is refused
         try:
-            network = build(protocol.model, n_outputs=kind.n_outputs(protocol.task.labels), height=size[0], width=size[1])
+            network = outline(protocol.model, n_outputs=kind.n_outputs(protocol.task.labels), height=size[0], width=size[1])
             with torch.no_grad():
                 for parameter in network.parameters():
                     parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)
@@ -79,7 +79,7 @@ def check_places(protocol: TrainingProtocol, *, images: int, views: int, device:
     place, generator = choose_device(device), torch.Generator().manual_seed(0)
     pictures = torch.rand((images, 1, *size), generator=generator).repeat_interleave(views, dim=0)
     targets = (torch.rand((images, len(protocol.task.labels)), generator=generator) < 0.5).float().repeat_interleave(views, dim=0)
-    network = build(protocol.model, n_outputs=kind.n_outputs(protocol.task.labels), height=size[0], width=size[1])
+    network = outline(protocol.model, n_outputs=kind.n_outputs(protocol.task.labels), height=size[0], width=size[1])
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)

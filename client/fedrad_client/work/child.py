@@ -19,6 +19,7 @@ from fedrad_client.work.frames import receive_answer, send_job
 from fedrad_client.work.job import Job, to_json
 from fedrad_common.errors import FedradError
 from fedrad_common.packing import Vector
+from fedrad_common.weights import FOLDER as WEIGHTS
 
 _LEAST_PATIENCE = 60.0  # seconds for one order, whatever the protocol's deadline
 _LAST_WORDS = 5.0  # seconds to end by itself, once it has stopped answering
@@ -38,13 +39,22 @@ class Place:
     home: Path | None  # hidden from it
     cohort: Path  # but for this
     folder: tuple[int, int] | None  # device and number of the cohort's folder: a new one by the same name is not the one that it sees
+    weights: tuple[int, int] | None  # likewise of the folder of public weights, which it sees too
     resources: Resources
 
     @classmethod
     def of(cls, home: Path | None, cohort: Path, resources: Resources) -> Place:
         cohort = cohort.resolve()
-        found = cohort.stat() if cohort.is_dir() else None
-        return cls(home.resolve() if home else None, cohort, None if found is None else (found.st_dev, found.st_ino), resources)
+        return cls(home.resolve() if home else None, cohort, _identity(cohort), _identity(home / WEIGHTS) if home else None, resources)
+
+    @property
+    def seen(self) -> list[Path]:
+        return [self.cohort, *([self.home / WEIGHTS] if self.home else [])]
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    found = folder.stat() if folder.is_dir() else None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 class Child:
@@ -57,7 +67,7 @@ class Child:
         threads = str(place.resources.threads)
         counts = {} if threads == "0" else {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         launched = launch(
-            ["fedrad_client.work", *(["warm"] if warm else [])], home=place.home, kept=[place.cohort],
+            ["fedrad_client.work", *(["warm"] if warm else [])], home=place.home, kept=place.seen,
             required=place.resources.confinement == "required", environment=environment(**counts),
         )  # fmt: skip
         self.place, self.orders = place, 0

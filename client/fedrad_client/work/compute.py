@@ -12,6 +12,7 @@ import numpy as np
 from fedrad_common.canonical import canonical_json
 from fedrad_common.config import validate
 from fedrad_common.errors import MisuseError
+from fedrad_common.weights import kept_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,12 +45,12 @@ def run_inline(job: Job, model: Vector) -> Vector:
     part: Part = "training" if job.kind == "train" else "validation"
     gone = withdrawn(job.cohort)
     dataset = _dataset(job.cohort, job.generation, part, job.protocol.task.labels, gone)
-    noise, network = AesNoise(job.secret), _network(_picture(job.protocol))
+    noise, network = AesNoise(job.secret), _network(_picture(job))
     if job.kind == "train" and job.round == 1:
         _check_initial(job.protocol, network, model)
     unpack(network, model)
     kept = (part == "validation" or job.protocol.training.augmentation == "none") and _fits(job, network)
-    features = _features(job.cohort, job.generation, part, _picture(job.protocol), gone) if kept else None
+    features = _features(job.cohort, job.generation, part, _picture(job), gone) if kept else None
     compute = _train if job.kind == "train" else _evaluate
     return compute(job, dataset, network, features=features, noise=noise)
 
@@ -115,10 +116,12 @@ def _dataset(cohort: Path, generation: int, part: Part, labels: tuple[str, ...],
     return load_dataset(open_cohort(cohort, generation), part=part, labels=labels, withdrawn=gone)
 
 
-def _picture(protocol: TrainingProtocol) -> bytes:
-    """The sections that a network and its fixed features depend on: a key for what is kept in memory."""
-    value = protocol.model_dump(mode="json", include={"task", "input", "model"})
-    return canonical_json(value)
+def _picture(job: Job) -> bytes:
+    """What a network and its fixed features depend on: a key for what is kept in memory."""
+    value = job.protocol.model_dump(mode="json", include={"task", "input", "model"})
+    model = job.protocol.model
+    held = job.home if model.trains != "all" and model.initial.kind == "public" else None
+    return canonical_json(value | {"weights": held and str(kept_file(held, model.initial))})
 
 
 def _network(picture: bytes) -> nn.Module:
@@ -129,7 +132,18 @@ def _network(picture: bytes) -> nn.Module:
     value = json.loads(picture)
     n_outputs = task(value["task"]["kind"]).n_outputs(value["task"]["labels"])
     model = validate(value["model"], Model, name="job")
-    return build(model, n_outputs=n_outputs, height=value["input"]["height"], width=value["input"]["width"])
+    sizes = {"n_outputs": n_outputs, "height": value["input"]["height"], "width": value["input"]["width"]}
+    return build(model, **sizes, backbone=_backbone(picture, **sizes) if value["weights"] else None)
+
+
+@functools.lru_cache(maxsize=2)
+def _backbone(picture: bytes, **sizes: int) -> Vector:
+    """The public weights that stay as they are, from this site's own file, whose hash must be the one that was approved."""
+    from fedrad_common.protocol import Model
+    from fedrad_common.weights import backbone
+
+    value = json.loads(picture)
+    return backbone(validate(value["model"], Model, name="job"), Path(value["weights"]), **sizes)
 
 
 @functools.lru_cache(maxsize=64)
@@ -146,3 +160,4 @@ def forget() -> None:
     """Drop what is kept of any cohort."""
     _dataset.cache_clear()
     _features.cache_clear()
+    _backbone.cache_clear()

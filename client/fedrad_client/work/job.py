@@ -29,6 +29,7 @@ class Job:
     cohort: Path
     generation: int
     resources: Resources
+    home: Path | None = None  # of the site, for the public weights that it keeps; a child sees nothing else of it
     seeded: bool = False  # reproducible noise, for simulations, whose reports are marked
 
 
@@ -46,6 +47,7 @@ def to_json(job: Job) -> bytes:
             "cohort": str(job.cohort.resolve()),
             "generation": job.generation,
             "resources": job.resources.model_dump(mode="json"),
+            "home": None if job.home is None else str(job.home.resolve()),
             "seeded": job.seeded,
         }
     )
@@ -62,5 +64,6 @@ def from_json(content: bytes) -> Job:
         cohort=Path(value["cohort"]),
         generation=value["generation"],
         resources=validate(value["resources"], Resources, name="job"),
+        home=None if value["home"] is None else Path(value["home"]),
         seeded=value["seeded"],
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fedrad_common.canonical import canonical_json
 from fedrad_common.errors import ConfigError
-from fedrad_common.protocol import Model
+from fedrad_common.protocol import Lineage, Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,28 +39,51 @@ def model_names() -> tuple[str, ...]:
     return tuple(sorted({*MODELS, *_entry_points()}))
 
 
-def build(model: Model, *, n_outputs: int, height: int, width: int) -> nn.Module:
+def build(model: Model, *, n_outputs: int, height: int, width: int, backbone: Vector | None = None) -> nn.Module:
     """The named network with its initial weights, a function of `model.seed` alone; on the CPU, float32, in evaluation-neutral shape.
 
+    Args:
+        backbone: where only a part is trained and the rest is public, the packed weights of the whole network (`weights.backbone`).
+
     Raises:
-        ConfigError: unknown name or option, or a network that may not be trained here (the layer is named).
+        ConfigError: unknown name or option, or a network that may not be trained here (the layer is named); the backbone is wanted.
     """
     import torch
 
-    construct = _constructor(model.name)
+    from fedrad_common.packing import unpack
+
+    if (backbone is not None) != (model.trains != "all" and model.initial.kind == "public"):
+        what = "without" if backbone is None else "with"
+        raise ConfigError(
+            f"model.trains is {model.trains!r}, and the network is made {what} public weights that stay as they are",
+            hint="fetch the file that model.initial names, and bring it: fedrad-site weights",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.seed)
-        try:
-            network = construct(n_outputs=n_outputs, height=height, width=width, **model.options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"model.options: {model.name}: {error}", hint="the options are the keyword arguments of the class") from None
-    _refuse_state(network, model.name)
-    _refuse_mixing(canonical_json(model.model_dump(mode="json")), n_outputs, height, width)
+        network = _construct(model, n_outputs, height, width)
+        if model.trains != "all":
+            if backbone is not None:
+                unpack(network, backbone)
+            network = _partial(network, model, height, width)
+            _refuse_state(network, model.name)
     return network
 
 
+def outline(model: Model, *, n_outputs: int, height: int, width: int) -> nn.Module:
+    """`build`, with the seed's weights where it wants public ones: to count weights and to look at gradients, never to be trained."""
+    return build(model.model_copy(update={"initial": Lineage()}), n_outputs=n_outputs, height=height, width=width)
+
+
+def whole_of(model: Model) -> Model:
+    """The same network, all of which is trained, as the seed draws it."""
+    return model.model_copy(update={"trains": "all", "rank": None, "initial": Lineage()})
+
+
 def initial_vector(protocol: TrainingProtocol) -> Vector:
-    """The packed weights that a run starts from; without torch for the `echo` task, whose vector is `options.length` zeros."""
+    """The packed weights that the seed gives; without torch for the `echo` task, whose vector is `options.length` zeros.
+
+    A run whose protocol names others starts from those: this one is as long.
+    """
     if protocol.task.kind == "echo":
         import numpy as np
 
@@ -69,7 +92,7 @@ def initial_vector(protocol: TrainingProtocol) -> Vector:
     from fedrad_common.tasks import task
 
     n_outputs = task(protocol.task.kind).n_outputs(protocol.task.labels)
-    return pack(build(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width))
+    return pack(outline(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width))
 
 
 def _entry_points() -> dict[str, str]:
@@ -85,6 +108,39 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
     module, _, attribute = place.partition(":")
     constructor: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
     return constructor
+
+
+def _construct(model: Model, n_outputs: int, height: int, width: int) -> nn.Module:
+    construct = _constructor(model.name)
+    try:
+        network = construct(n_outputs=n_outputs, height=height, width=width, **model.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.options: {model.name}: {error}", hint="the options are the keyword arguments of the class") from None
+    _refuse_state(network, model.name)
+    _refuse_mixing(canonical_json(whole_of(model).model_dump(mode="json")), n_outputs, height, width)
+    return network
+
+
+def _partial(network: nn.Module, model: Model, height: int, width: int) -> nn.Module:
+    """Raises ConfigError: no part of that kind can be told from the rest of this network."""
+    import torch
+
+    from fedrad_common.models.partial import partial
+
+    image = torch.linspace(0, 1, height * width).view(1, 1, height, width)
+    hint = 'another network, or trains = "all"'
+    with torch.no_grad():
+        whole = network(image)
+        try:
+            part = partial(network, model)
+            same = torch.allclose(part(image), whole, rtol=1e-4, atol=1e-5)
+        except ValueError as error:
+            raise ConfigError(f"model {model.name}: {error}", hint=hint) from None
+        except RuntimeError:  # what comes after the head wants its maps
+            same = False
+    if not same:
+        raise ConfigError(f"model {model.name}: trains {model.trains!r}: its head is not its last step", hint=hint)
+    return part
 
 
 def _refuse_state(network: nn.Module, name: str) -> None:

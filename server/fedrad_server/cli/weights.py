@@ -55,7 +55,7 @@ def export(
 
     check_target(out, option="--out", force=force)
     records = read_run(run, files=False)
-    vector, privacy = records.released(records.round), records.protocol.privacy
+    vector, privacy, model = records.released(records.round), records.protocol.privacy, records.protocol.model
     lineage = {
         "run": records.launch.run,
         "round": f"{records.round}",
@@ -63,7 +63,10 @@ def export(
         "model": vector_hash(vector),
         "unit": privacy.unit,
         "epsilon": "no bound" if privacy.epsilon is None else f"{privacy.epsilon:g}",
+        "trains": model.trains,
+        "initial": model.initial.kind,
     }
+    lineage |= {"source": model.initial.source, "weights": str(model.initial.weights)} if model.initial.source else {}
     write_weights(records.protocol, vector, out, lineage=lineage)
     facts = lineage | {"file": str(out), "sha256": file_hash(out)}
     emit(facts, as_json=as_json, lines=[f"{out}: round {records.round} of {records.launch.run}", f"  SHA-256  {facts['sha256']}"])

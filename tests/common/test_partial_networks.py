@@ -1,0 +1,148 @@
+"""Networks of which a part learns: the rest is no parameter, no buffer, and what it was before."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedrad_common import models
+from fedrad_common.errors import ConfigError
+from fedrad_common.models import build, initial_vector, outline, whole_of
+from fedrad_common.packing import pack, unpack
+from fedrad_common.protocol import Model, parse_protocol, replace_settings
+
+SIZES = {"n_outputs": 2, "height": 64, "width": 64}
+NETWORKS = [("resnet", {"weight_standardization": True}), ("resnet18", {}), ("densenet121", {}), ("scatter-resnet", {})]
+IMAGES = torch.rand((2, 1, 64, 64), generator=torch.Generator().manual_seed(0))
+PUBLIC = {"kind": "public", "model": "0" * 64, "source": "anybody's", "weights": "1" * 64}
+
+
+def model_of(name: str, trains: str, *, public: bool = False, **options: object) -> Model:
+    rank = {} if trains in ("all", "head") else {"rank": 2}
+    return Model(name=name, seed=3, options=options, trains=trains, **rank, **({"initial": PUBLIC} if public else {}))
+
+
+def another(model: Model) -> np.ndarray:
+    return pack(build(whole_of(model).model_copy(update={"seed": 9}), **SIZES))
+
+
+@pytest.mark.parametrize("trains", ["head", "lora", "lora-up"])
+@pytest.mark.parametrize(("name", "options"), NETWORKS, ids=lambda value: value if isinstance(value, str) else "")
+def test_it_starts_as_the_public_network_and_only_its_part_moves(name: str, options: dict[str, object], trains: str) -> None:
+    model = model_of(name, trains, public=True, **options)
+    weights = another(model)
+    whole, part = build(whole_of(model), **SIZES), build(model, **SIZES, backbone=weights)
+    unpack(whole, weights)
+
+    with torch.no_grad():
+        assert torch.allclose(part(IMAGES), whole(IMAGES), atol=1e-4)
+    assert not list(part.buffers())
+    assert all(parameter.requires_grad for parameter in part.parameters())
+    assert pack(part).size < weights.size / 2
+
+
+def test_what_a_part_holds_of_weights() -> None:
+    whole = pack(outline(model_of("resnet18", "all"), **SIZES)).size
+    counts = {trains: pack(outline(model_of("resnet18", trains), **SIZES)).size for trains in ("head", "lora", "lora-up")}
+
+    assert whole > 11_000_000
+    assert counts["head"] == 512 * 2 + 2
+    assert counts["head"] < counts["lora-up"] < counts["lora"] < whole / 100
+
+
+def test_gradients_reach_what_lies_before_a_fixed_layer() -> None:
+    part = outline(model_of("resnet", "lora"), **SIZES)
+    for name, parameter in part.named_parameters():
+        if ".up." in name:
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    part(IMAGES).sum().backward()
+
+    assert all(parameter.grad.abs().max() > 0 for parameter in part.parameters())
+    assert {name.rsplit(".", 2)[-2] for name, _ in part.named_parameters()} == {"up", "down", "head"}
+
+
+def test_the_head_sees_features_that_are_the_same_whatever_it_learned() -> None:
+    part = outline(model_of("resnet", "head"), **SIZES)
+    before = part.features(IMAGES)
+    nn.init.zeros_(part.head.weight)
+
+    assert torch.equal(before, part.features(IMAGES))
+    assert not before.requires_grad
+    assert torch.equal(part.from_features(before), part(IMAGES))
+
+
+def test_it_follows_its_input_to_another_precision() -> None:
+    part = outline(model_of("resnet", "lora"), **SIZES)
+    assert part.double()(IMAGES.double()).dtype == torch.float64
+
+
+class Planted(nn.Module):
+    def __init__(self, n_outputs: int, height: int, width: int, *, fault: str) -> None:
+        super().__init__()
+        self.fault, last = fault, nn.Linear(8, n_outputs)
+        self.first = nn.Linear(height * width, 8)
+        setattr(self, "out" if fault == "no head" else "head", last)
+        if fault == "beside":
+            self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        last = self.out if self.fault == "no head" else self.head
+        hidden = self.first(images.flatten(1)) * (self.gain if self.fault == "beside" else 1.0)
+        return last(hidden).tanh() if self.fault == "a step after it" else last(hidden)
+
+
+@pytest.mark.parametrize(
+    ("trains", "fault", "said"),
+    [
+        ("head", "no head", "it has no layer 'head'"),
+        ("head", "a step after it", "its head is not its last step"),
+        ("lora", "beside", "it has weights beside inner layers"),
+    ],
+)
+def test_a_network_that_has_no_such_part_is_refused(monkeypatch: pytest.MonkeyPatch, trains: str, fault: str, said: str) -> None:
+    monkeypatch.setitem(models.MODELS, "planted", f"{__name__}:Planted")
+    with pytest.raises(ConfigError, match=said) as refused:
+        outline(model_of("planted", trains, fault=fault), **SIZES)
+    assert refused.value.hint
+
+
+def test_a_unet_takes_detours_and_has_no_last_layer_of_its_own() -> None:
+    assert pack(outline(model_of("unet", "lora"), **SIZES)).size
+    with pytest.raises(ConfigError, match="its head is not its last step"):
+        outline(model_of("unet", "head"), **SIZES)
+
+
+def test_without_its_public_weights_nothing_is_built() -> None:
+    model = model_of("resnet", "head", public=True)
+    with pytest.raises(ConfigError, match="made without public weights") as refused:
+        build(model, **SIZES)
+    assert "fedrad-site weights" in refused.value.hint
+    with pytest.raises(ConfigError, match="made with public weights"):
+        build(model_of("resnet", "all"), **SIZES, backbone=another(model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model.trains": "lora"}, "rank is required"),
+        ({"model.trains": "head", "model.rank": 2}, "rank is required with trains 'lora'"),
+        ({"model.trains": "some"}, "'all', 'head', 'lora' or 'lora-up'"),
+        (
+            {"model.trains": "head", "model.initial": {"kind": "run", "model": "0" * 64, "protocol": "0" * 64, "unit": "patient"}},
+            "the rest is random or public",
+        ),
+    ],
+)
+def test_a_part_that_is_half_told_is_no_protocol(protocol_bytes: bytes, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replace_settings(parse_protocol(protocol_bytes), settings)
+
+
+def test_a_protocol_that_trains_all_keeps_its_bytes(protocol_bytes: bytes) -> None:
+    assert b"trains" not in parse_protocol(protocol_bytes).canonical()
+    assert b"rank" not in parse_protocol(protocol_bytes).canonical()
+
+
+def test_a_runs_vector_is_what_is_trained(protocol_bytes: bytes) -> None:
+    settings = {"task.kind": "classification", "model.name": "resnet", "model.options": {}, "model.trains": "head"}
+    assert initial_vector(replace_settings(parse_protocol(protocol_bytes), settings)).size == 2 * 64 + 1
