@@ -211,8 +211,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_two_sweeps_at_once_in_one_folder_are_refused(played: SimpleNamespace) -> None:
+    before = (played.out / "sweep.json").read_bytes()
+
     with exclusive_lock(played.out / "lock", what="test"), pytest.raises(BusyError):
-        play(str(played.folder / "scenario.toml"), played.out, "1", "3")
+        play(str(played.folder / "scenario.toml"), played.out, "2", "3")
+    assert (played.out / "sweep.json").read_bytes() == before
 
 
 def test_a_run_that_pauses_is_an_error_and_no_point_of_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

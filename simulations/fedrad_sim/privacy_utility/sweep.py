@@ -17,7 +17,7 @@ from fedrad_sim.privacy_utility.source import Source
 
 LARGEST = 20.0  # epsilon: beyond, it promises a patient nothing that is worth a curve (and the sites' ceiling would be in the way)
 _FORMAT = "fedrad-privacy-utility-sweep-1"
-_STAMP = "sweep.json"
+_STAMP, _LOCK = "sweep.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ def sweep(
         MisuseError: `out` holds something else.
         FedradError: a run could not be finished; what was finished before is kept.
     """
-    grid = _begun(out, source).plus(grid) if (out / _STAMP).is_file() else grid
     new = not (out / _STAMP).exists()
-    _write(out, source, grid, new=new)
+    if new:
+        _make(out)
     try:
-        with exclusive_lock(out / "lock", what="this sweep"):
+        with exclusive_lock(out / _LOCK, what="this sweep"):
+            grid = grid if new else _begun(out, source).plus(grid)
+            _write(out, source, grid)
             for seed in grid.seeds:
                 _play_seed(out, seed, grid, jobs=jobs, say=say, progress=progress)
     except MisuseError:
@@ -82,11 +84,13 @@ def _begun(out: Path, source: Source) -> Grid:
     return Grid(tuple(float(value) for value in stamp["epsilons"]), tuple(stamp["seeds"]))
 
 
-def _write(out: Path, source: Source, grid: Grid, *, new: bool) -> None:
-    if new:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise MisuseError(f"{out.name}: is not empty", hint="name a new folder with --out")
-        make_folder(out)
+def _make(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(path.name != _LOCK for path in out.iterdir())):
+        raise MisuseError(f"{out.name}: is not empty", hint="name a new folder with --out")
+    make_folder(out)
+
+
+def _write(out: Path, source: Source, grid: Grid) -> None:
     for name, text in source.files().items():
         write_atomic(out / name, text.encode())
     about = {"scenario": _described(source), "protocol": source.protocol.hash}
