@@ -1,1 +1,1 @@
-"""How much a model loses for each epsilon that a hospital might accept: `sweep(name, out, …)` plays, `page` shows and explains."""
+"""How much a model loses for each epsilon that a hospital might accept: `command.play` plays a sweep and writes its table and page."""
