@@ -175,7 +175,8 @@ def test_a_confined_child_reads_the_sites_own_file(make_site, written, kind: str
 
     assert here.shape == model.shape
     assert model.size < pack(build(whole_of(chosen.model), n_outputs=1, height=8, width=8)).size
-    np.testing.assert_array_equal(run_child(job, model, home=home.path), here)
+    for each in (job, dataclasses.replace(job, kind="evaluate")):
+        np.testing.assert_array_equal(run_child(each, model, home=home.path), run_inline(each, model))
 
 
 def test_a_warm_child_sees_a_file_that_came_after_it_was_started(make_site, written) -> None:
