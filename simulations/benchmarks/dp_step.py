@@ -87,7 +87,6 @@ def ours(network: nn.Module, images: Tensor, targets: Tensor, *, each: int, prec
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        optimizer.draw_ahead()
         with full_precision(CPU), recording(network) as kept:
             work = adding(optimizer, kept, losses)
             for part in parts:

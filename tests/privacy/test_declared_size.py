@@ -205,9 +205,9 @@ def test_rate_noise_and_divisor_are_the_plans_whatever_the_count(asking, monkeyp
         rates.append(probability)
         return bernoulli(self, n, probability)
 
-    def noise(self: AesNoise, count: int, *, scale: float):
+    def noise(self: AesNoise, count: int, *, scale: float, threads: int):
         scales.add(scale)
-        return normal(self, count, scale=scale)
+        return normal(self, count, scale=scale, threads=threads)
 
     def divided(self: optimizer.PatientOptimizer) -> None:
         before = [parameter.grad.double() for parameter in self.params]

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import math
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -126,6 +127,20 @@ def test_a_pair_is_its_own_block_of_the_keystream_whatever_is_drawn_at_a_time(mo
     source = AesNoise(KEY)
     parts = [source.grid_normal((2 * n,), scale=1 / GRID).numpy() for n in (5, N - 5)]
     np.testing.assert_array_equal(np.concatenate([part[: len(part) // 2] for part in parts]), whole[:N])
+
+
+def test_any_number_of_threads_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = AesNoise(KEY).grid_normal((2 * N + 1,), scale=1 / GRID).numpy()
+    monkeypatch.setattr(noise, "_BLOCK", 1001)
+    source, drawn = AesNoise(KEY), np.zeros(2 * N + 1)
+    threads = set()
+    fill = exact_gaussian.fill
+    monkeypatch.setattr(exact_gaussian, "fill", lambda *given, **more: (threads.add(threading.get_ident()), fill(*given, **more)))
+    for where, part in source.grid_normal_parts(len(drawn), scale=1 / GRID, threads=3):
+        drawn[where] = part
+
+    np.testing.assert_array_equal(drawn, whole)
+    assert len(threads) > 1
 
 
 def test_forks_are_independent_of_each_other_and_of_what_was_drawn_before() -> None:

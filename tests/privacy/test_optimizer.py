@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedrad_client.privacy import optimizer as optimizers
 from fedrad_client.privacy.gradients.parts import Parts, squared_norms
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import GRID, PatientOptimizer
@@ -161,26 +160,6 @@ def test_noise_is_added_once_however_many_micro_batches_there_are() -> None:
 
     for each, expected in zip(released(parts), one, strict=True):
         torch.testing.assert_close(each, expected, rtol=0, atol=1e-6 * GRID / BATCH)  # other noise would be a million times that
-
-
-def test_noise_that_is_drawn_ahead_is_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(optimizers, "LARGE", 1000)
-    module = Weights(((300, 300), (70_001,)))
-    rows, steps = rows_of(module, 4), []
-    for ahead in (False, True):
-        optimizer = optimizer_of(module, sigma=1.0, seed=5)
-        for _ in range(3):
-            if ahead:
-                optimizer.draw_ahead()
-                optimizer.draw_ahead()  # once is enough
-                assert optimizer._ahead is not None
-            optimizer.accumulate(Parts.of_rows(rows))
-            steps.append(released(optimizer))
-
-    for plain, early in zip(steps[:3], steps[3:], strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(plain, early, strict=True))
-    assert not torch.equal(steps[0][0], steps[1][0])
 
 
 def test_each_step_has_new_noise_and_forgets_the_last_sum() -> None:

@@ -6,11 +6,13 @@ from its key, so that a reservation's stored secret gives the same update again,
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import hmac
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 
 _AES_BLOCK = 16  # bytes
 _SEGMENT = exact_gaussian.PAIRS_PER_KEY * _AES_BLOCK  # bytes under one AES key
-_BLOCK = 1 << 14  # pairs made at a time: their words stay in the processor's cache
+_BLOCK = 1 << 16  # pairs made at a time: fewer, and threads of Python wait for each other
 _ZEROS = memoryview(bytes(_BLOCK * _AES_BLOCK))
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 class NoiseSource(Protocol):
@@ -34,8 +38,8 @@ class NoiseSource(Protocol):
         """round(scale × standard normal), correctly rounded: int64, on the CPU."""
         ...
 
-    def grid_normal_parts(self, count: int, *, scale: float) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """The same `count` draws, a part at a time, and where each belongs; none is -0."""
+    def grid_normal_parts(self, count: int, *, scale: float, threads: int = 1) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """The same `count` draws, a part at a time, and where each belongs; none is -0; the same with any number of threads."""
         ...
 
     def bernoulli(self, n: int, probability: float) -> npt.NDArray[np.bool_]: ...
@@ -85,17 +89,21 @@ class AesNoise:
             np.copyto(values[where], drawn, casting="unsafe")
         return torch.from_numpy(values.reshape(shape))
 
-    def grid_normal_parts(self, count: int, *, scale: float) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """The same in parts that stay in the processor's cache: where it belongs, and whole numbers, none of them -0."""
+    def grid_normal_parts(self, count: int, *, scale: float, threads: int = 1) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """The same in parts: where it belongs, and whole numbers, none of them -0."""
         pairs, first = (count + 1) // 2, self._pair
         self._pair += pairs
-        for start in range(0, pairs, _BLOCK):
-            size = min(_BLOCK, pairs - start)
-            out = np.empty((2, size))
-            words = self._pairs.words(out.size).reshape(-1, 2)
+
+        def drawn(block: tuple[int, npt.NDArray[np.uint64]]) -> tuple[int, npt.NDArray[np.float64]]:
+            start, words = block
+            out = np.empty((2, len(words)))
             exact_gaussian.fill(words, scale, self._more, number=first + start, out=out)
+            return start, out
+
+        blocks = ((start, self._pairs.words(2 * min(_BLOCK, pairs - start)).reshape(-1, 2)) for start in range(0, pairs, _BLOCK))
+        for start, out in _in_order(drawn, blocks, threads=threads if pairs > _BLOCK else 1):
             for member, begin in enumerate((start, pairs + start)):
-                end = min(begin + size, count)
+                end = min(begin + len(out[member]), count)
                 yield slice(begin, end), out[member, : end - begin]
 
     def bernoulli(self, n: int, probability: float) -> npt.NDArray[np.bool_]:
@@ -148,6 +156,21 @@ class _Keystream:
             self._cipher.update_into(_ZEROS[:size], buffer[at:].data)
             at, self._left = at + size, self._left - size
         return buffer[: 8 * n].view("<u8")
+
+
+def _in_order(work: Callable[[_Given], _Made], jobs: Iterable[_Given], *, threads: int) -> Iterator[_Made]:
+    """`work` of each of the `jobs`, which are taken one after another, a few ahead of what is asked for."""
+    if threads == 1:
+        yield from map(work, jobs)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun: collections.deque[Future[_Made]] = collections.deque()
+        for job in jobs:
+            begun.append(pool.submit(work, job))
+            if len(begun) > 2 * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _derived(key: bytes, label: str) -> bytes:

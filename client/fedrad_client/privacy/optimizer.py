@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Clipping = Literal["flat", "normalised"]
-LARGE = 1 << 20  # weights, whose noise takes 15 ms
 _PART = 1 << 15  # numbers at a time that stay in the processor's cache
 GRID = 2.0**-24  # times the clip norm: released sums are multiples of it
 _STABILITY = 0.01  # of AUTO-S, beside norms: gradients far below it stay short, so that a mislabelled rest does not count like the others
@@ -49,8 +47,6 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
             optimizer, noise_multiplier=noise_multiplier, max_grad_norm=clip_norm, expected_batch_size=expected_batch, loss_reduction="mean"
         )
         self._noise, self._clipping = noise, clipping
-        self._drawer: ThreadPoolExecutor | None = None
-        self._ahead: Future[Floats] | None = None  # the next step's noise
         self._places, self.n_parameters = _places(self.params)
         self._sums = _Sums(self.n_parameters, self.params[0].device)
         self._released: npt.NDArray[np.floating[Any]] | None = None
@@ -71,25 +67,6 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
                 into[place].zero_()
         self._show_sums()
 
-    def draw_ahead(self) -> None:
-        """Begin to draw the next step's noise beside whatever comes before it: the same draws, for they depend on nothing else.
-
-        Where torch has one thread to itself, or the weights are few, nothing happens: two threads of Python cost each other more than that.
-        """
-        worth_it = self.n_parameters >= LARGE and torch.get_num_threads() > 1
-        if self._ahead is None and self.noise_multiplier > 0 and worth_it:
-            self._drawer = self._drawer or ThreadPoolExecutor(1, thread_name_prefix="noise")
-            self._ahead = self._drawer.submit(self._drawn)
-
-    def _drawn(self) -> Floats:
-        out = np.empty(self.n_parameters)
-        for where, noise in self._draws():
-            out[where] = noise
-        return out
-
-    def _draws(self) -> Iterator[tuple[slice, Floats]]:
-        return self._noise.grid_normal_parts(self.n_parameters, scale=self.noise_multiplier / GRID)
-
     def add_noise(self) -> None:
         """Gradients are views of one buffer, which the next step uses again."""
         total = self._sums.total.cpu().numpy()
@@ -105,14 +82,13 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus is untyped
 
     def _noise_parts(self) -> Iterator[tuple[slice, Floats]]:
         """Draws in steps of the grid, and where they belong; zeros where a simulation wants no noise."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None and self.noise_multiplier > 0:
-            yield from self._draws()
+        if self.noise_multiplier > 0:
+            scale = self.noise_multiplier / GRID
+            yield from self._noise.grid_normal_parts(self.n_parameters, scale=scale, threads=torch.get_num_threads())
             return
-        drawn = None if ahead is None else ahead.result()
         for start in range(0, self.n_parameters, _PART):
             where = slice(start, min(start + _PART, self.n_parameters))
-            yield where, np.zeros(where.stop - start) if drawn is None else drawn[where]
+            yield where, np.zeros(where.stop - start)
 
     def pre_step(self, closure: None = None) -> bool:
         """Noise is added once, whatever the number of micro-batches, and also to none."""

@@ -78,7 +78,6 @@ def train(
             draw = draw_images(dataset.owner, patients, at_most=protocol.privacy.max_images, views=source.views, noise=images)
             optimizer.zero_grad(set_to_none=True)
             if isinstance(optimizer, PatientOptimizer):
-                optimizer.draw_ahead()
                 size = _private_step(optimizer, model, losses, source, draw, size)
             else:
                 size = _plain_step(model, losses, source, draw, size)
