@@ -53,6 +53,7 @@ class DenseNet121(nn.Module):
         channels = 2 * growth
         self.stem = nn.Conv2d(1, channels, 7, stride=2, padding=3, bias=False)
         self.stem_norm = nn.GroupNorm(groups, channels)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         body = list[nn.Module]()
         for number, layers in enumerate(BLOCKS):
             for _ in range(layers):
@@ -66,7 +67,7 @@ class DenseNet121(nn.Module):
         self.head = nn.Linear(channels, n_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = functional.max_pool2d(functional.relu(self.stem_norm(self.stem(standardized(images)))), 3, stride=2, padding=1)
+        maps = self.pool(functional.relu(self.stem_norm(self.stem(standardized(images)))))
         maps = functional.relu(self.norm(self.body(maps)))
         logits: Tensor = self.head(maps.mean(dim=(2, 3)))
         return logits

@@ -71,7 +71,7 @@ class ResNet(nn.Module):
         kernel = 3 if stride == 1 else 5 if stride == 2 else 7
         self.stem = convolution(1, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.stem_norm = nn.GroupNorm(groups, channels)
-        self.pools = stride > 1 and side >= 56
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if stride > 1 and side >= 56 else nn.Identity()
         body: list[nn.Module] = []
         previous = channels
         for stage in range(stages):
@@ -85,9 +85,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(2 * previous, n_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = functional.relu(self.stem_norm(self.stem(standardized(images))))
-        if self.pools:
-            maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
+        maps = self.pool(functional.relu(self.stem_norm(self.stem(standardized(images)))))
         maps = functional.relu(self.norm(self.body(maps)))
         logits: Tensor = self.head(torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1))
         return logits

@@ -46,6 +46,7 @@ class ResNet18(nn.Module):
         convolution = StandardizedConv2d if weight_standardization else nn.Conv2d
         self.stem = convolution(1, channels, 7, stride=2, padding=3, bias=False)
         self.stem_norm = nn.GroupNorm(groups, channels)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         body, previous = list[nn.Module](), channels
         for stage in range(4):
             for block in range(2):
@@ -58,6 +59,6 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = functional.relu(self.stem_norm(self.stem(standardized(images))))
-        maps = self.body(functional.max_pool2d(maps, 3, stride=2, padding=1))
+        maps = self.body(self.pool(maps))
         logits: Tensor = self.head(maps.mean(dim=(2, 3)))
         return logits

@@ -52,7 +52,7 @@ class UNet(nn.Module):
         if any(side % 2**levels for side in size):
             raise ValueError(f"sides {' × '.join(map(str, size))}: expected multiples of {2**levels} for {levels} levels")
         dims, wide = len(size), [channels * 2**level for level in range(levels + 1)]
-        self.pool = functional.max_pool2d if dims == 2 else functional.max_pool3d
+        self.pool = nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d(2)
         steps = list(itertools.pairwise([1, *wide]))
         self.down = nn.ModuleList(DoubleConvolution(inputs, outputs, groups=groups, dims=dims) for inputs, outputs in steps)
         self.up = nn.ModuleList(_TRANSPOSED[dims](below, here, 2, stride=2) for here, below in steps[1:])
@@ -63,7 +63,7 @@ class UNet(nn.Module):
         """(n, 1, *size) -> (n, n_outputs, *size) logits of each pixel."""
         seen, skipped = standardized(images), list[Tensor]()
         for level, down in enumerate(self.down):
-            seen = down(seen if level == 0 else self.pool(seen, 2))
+            seen = down(seen if level == 0 else self.pool(seen))
             skipped.append(seen)
         skipped.pop()
         for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):

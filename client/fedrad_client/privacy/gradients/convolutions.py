@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from fedrad_client.privacy.gradients.forms import Sizes, as_products
-from fedrad_client.privacy.gradients.parts import Order, Owners, Part, Products, Rows, sum_by_owner, widened
+from fedrad_client.privacy.gradients.parts import Order, Owners, Part, Products, Rows, batched_product, sum_by_owner, widened
 from fedrad_client.privacy.gradients.patches import patches
 from fedrad_common.models.resnet import StandardizedConv2d
 
@@ -82,7 +82,7 @@ def _formed(layer: _ConvNd, activation: Tensor, backprop: Tensor, owners: Owners
         if owners.views > 1:
             left = left.view(-1, owners.views, *left.shape[1:]).transpose(1, 2).flatten(2)
             right = right.reshape(-1, owners.views * right.shape[1], right.shape[2])
-        torch.bmm(_left_by_group(left, groups), _right_by_group(layer, right), out=each[images].view(-1, *each.shape[2:]))
+        batched_product(_left_by_group(left, groups), _right_by_group(layer, right), out=each[images].view(-1, *each.shape[2:]))
     return Rows(sum_by_owner(each.flatten(1), owners.image), layer.weight.shape, _order(layer))
 
 

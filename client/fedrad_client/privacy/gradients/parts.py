@@ -10,13 +10,16 @@ weights of an adversary make them cancel.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+_LINE = 16  # numbers, 64 bytes of float32
 _BLOCK = 4096  # numbers whose squares are added in float32: 256 for each of 16 lanes, so that a norm errs by 2e-5 of itself at most
 _LARGEST = 1e15  # of a block's norm in float32, whose square leaves its range further up
 _CANCELLED = 1e-6  # of a Gram norm's square: below it float64 has too few digits left, and the gradient itself is formed
@@ -154,7 +157,7 @@ class Products:
             out.copy_(self.order.restored(into)[0])
 
     def rows(self) -> Tensor:
-        each = sum_by_owner(torch.bmm(self.left.transpose(1, 2), self.right).flatten(1), self.owner)
+        each = sum_by_owner(batched_product(self.left.transpose(1, 2), self.right).flatten(1), self.owner)
         return (each if self.order is None else self.order.restored(each)).view(-1, *self.shape)
 
 
@@ -218,7 +221,17 @@ def widened(maps: Tensor) -> Tensor:
 def _gram(maps: Tensor, count: int) -> Tensor:
     """(m × count, T, c) -> (m, count × T, count × T): scalar products of one patient's columns."""
     maps = maps.reshape(-1, count * maps.shape[1], maps.shape[2])
-    return torch.bmm(maps, maps.transpose(1, 2))
+    return batched_product(maps, maps.transpose(1, 2))
+
+
+def batched_product(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """(m, d, T) @ (m, T, p) -> (m, d, p), the same bits in every place: MKL's depend on where in a cache line a result begins."""
+    d, p = left.shape[1], right.shape[2]
+    lines = _LINE // math.gcd(_LINE, p)  # that end with a cache line
+    if d % lines == 0:
+        return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
+    made = torch.bmm(functional.pad(left, (0, 0, 0, -d % lines)), right)[:, :d]
+    return made if out is None else out.copy_(made)
 
 
 def _sum_under(factors: Tensor, rows: Tensor, *, out: Tensor) -> None:

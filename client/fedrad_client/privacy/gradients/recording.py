@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedrad_client.privacy.batches import out_of_memory
 from fedrad_client.privacy.gradients.normalised import Normalised, normalise_apart
 from fedrad_client.privacy.gradients.parts import Owners, Part, Parts, joined
+from fedrad_client.privacy.gradients.pooled import pooled, pools_fast
 from fedrad_client.privacy.gradients.rules import is_covered, parts_of
 from fedrad_common.errors import ConfigError
 
@@ -111,13 +112,15 @@ def recording(module: nn.Module) -> Iterator[Recording]:
                 layer.forward = _keeping_apart(name or "(root)", layer, kept)  # type: ignore[method-assign, assignment]
             elif own:
                 handles.append(layer.register_forward_hook(functools.partial(kept.keep, name or "(root)")))
+            elif pools_fast(layer):
+                layer.forward = functools.partial(pooled, layer=layer)
         yield kept
     finally:
         for handle in handles:
             handle.remove()
         for layer in module.modules():
             vars(layer).pop("ft_compute_sample_grad", None)  # functorch's, where Opacus had to take it
-            if type(layer) is nn.GroupNorm:
+            if type(layer) is nn.GroupNorm or pools_fast(layer):
                 vars(layer).pop("forward", None)
 
 

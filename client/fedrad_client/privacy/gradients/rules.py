@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedrad_client.privacy.gradients.convolutions import convolution, standardized_convolution
 from fedrad_client.privacy.gradients.forms import Sizes, as_products
-from fedrad_client.privacy.gradients.parts import Owners, Part, Products, Rows, sum_by_owner, widened
+from fedrad_client.privacy.gradients.parts import Owners, Part, Products, Rows, batched_product, sum_by_owner, widened
 from fedrad_common.models.resnet import StandardizedConv2d
 
 Gradients = dict[Tensor, Tensor]  # (n, *shape) by parameter, an image or map each
@@ -50,7 +50,7 @@ def _linear(layer: nn.Module, activation: Tensor, backprop: Tensor, owners: Owne
     if as_products(sizes, device=left.device.type):
         weight: Part = Products(widened(left), widened(right), owners.map, layer.weight.shape)
     else:
-        weight = Rows(sum_by_owner(torch.bmm(left.transpose(1, 2), right).flatten(1), owners.map), layer.weight.shape)
+        weight = Rows(sum_by_owner(batched_product(left.transpose(1, 2), right).flatten(1), owners.map), layer.weight.shape)
     made = {layer.weight: weight}
     if layer.bias is not None:
         made[layer.bias] = Rows(sum_by_owner(left.sum(1), owners.map), layer.bias.shape)
