@@ -11,11 +11,11 @@ from fakes.steps import one_thread  # noqa: F401 - a fixture
 
 from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_common.cli import run_cli
-from fedrad_common.errors import MisuseError
+from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
-from fedrad_sim.audits import inversion, membership, one_run, two_worlds
+from fedrad_sim.audits import inversion, membership, one_run, provenance, two_worlds
 from fedrad_sim.audits.finding import Arm, Finding, write_finding
-from fedrad_sim.audits.journal import SILENT, played
+from fedrad_sim.audits.journal import SILENT, Row, played
 from fedrad_sim.audits.page import page, words
 from fedrad_sim.audits.setting import Setting, make_setting
 from fedrad_sim.cli import app
@@ -89,6 +89,54 @@ def test_runs_of_other_settings_are_never_mixed(tmp_path: Path) -> None:
 
     with pytest.raises(MisuseError, match="other settings"):
         played(tmp_path / "runs.jsonl", {"seed": 1}, 2, lambda number: {"run": number}, bar=SILENT, what="runs")
+
+
+def test_runs_of_other_code_or_data_are_never_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, images = tmp_path / "runs.jsonl", np.arange(6, dtype=np.uint16)
+
+    def again(data: np.ndarray, total: int = 2) -> list[Row]:
+        return played(path, {"seed": 0}, total, lambda number: {"run": number}, bar=SILENT, what="runs", data=[data])
+
+    assert again(images) == again(images)
+    for other in (images + 1, images.reshape(2, 3), images.astype(np.uint32)):
+        with pytest.raises(MisuseError, match="over other data"):
+            again(other)
+    before = path.read_bytes()
+    monkeypatch.setattr(provenance, "code", lambda: "of another day")
+    with pytest.raises(MisuseError, match="other code") as refused:
+        again(images, total=3)
+    assert "--out" in refused.value.hint
+    assert path.read_bytes() == before
+
+
+def test_the_codes_hash_is_of_every_file_and_of_every_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "clip.py").write_text("least = 1\n")
+    found = [provenance.digest_of_files(tmp_path)]
+    (tmp_path / "inner" / "clip.py").write_text("least = 2\n")
+    found.append(provenance.digest_of_files(tmp_path))
+    (tmp_path / "inner" / "clip.py").rename(tmp_path / "inner" / "grip.py")
+    found.append(provenance.digest_of_files(tmp_path))
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "clip.pyc").write_bytes(b"compiled")
+
+    assert len(set(found)) == 3
+    assert provenance.digest_of_files(tmp_path) == found[-1]
+    seen: list[str] = []
+    monkeypatch.setattr(provenance, "digest_of_files", lambda folder: seen.append(folder.name) or "")
+    provenance.code.__wrapped__()
+    assert seen == ["fedrad_client", "fedrad_common", "fedrad_server", "fedrad_sim"]
+
+
+@pytest.mark.parametrize("damaged", [b'{"run":', b"0", b"\xff\x00"], ids=["half", "no object", "no text"])
+def test_a_damaged_line_is_said_with_its_number(tmp_path: Path, damaged: bytes) -> None:
+    path = tmp_path / "runs.jsonl"
+    played(path, {"seed": 0}, 3, lambda number: {"run": number}, bar=SILENT, what="runs")
+    head, first, _, last = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([head, first, damaged, last]) + b"\n")
+
+    with pytest.raises(FormatError, match=r"runs\.jsonl: line 3 is damaged"):
+        played(path, {"seed": 0}, 4, lambda number: {"run": number}, bar=SILENT, what="runs")
 
 
 def test_one_run_proves_something_and_without_noise_more_than_the_claim(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def _arm(
         return {"painted": nearest(painted(seen), candidates), "compared": int(np.argmax(own @ seen))}
 
     settings = {"seed": seed, "candidates": len(images), "plan": setting.plan.model_dump(mode="json")}
-    rows = played(path, settings, trials, trial, bar=bar, what=f"inversion: {name}")
+    rows = played(path, settings, trials, trial, bar=bar, what=f"inversion: {name}", data=(images, truth))
     targets = [number % len(images) for number in range(trials)]
     hits = {key: sum(row[key] == target for row, target in zip(rows, targets, strict=True)) for key in ("painted", "compared")}
     control, share = setting.plan.noise_multiplier == 0, hits["painted"] / trials

@@ -106,7 +106,8 @@ def _arm(world: World, private: TrainingProtocol, collection: Collection, folder
         return {"sure": np.where(collection.truth == 1, values, -values).round(6).tolist()}
 
     settings = {"seed": seed, "images": n, "plan": plan.model_dump(mode="json")}
-    rows = played(folder / f"{name}.jsonl", settings, models, model, bar=bar, what=f"membership: models {world.name}")
+    data = (collection.pixels, collection.truth)
+    rows = played(folder / f"{name}.jsonl", settings, models, model, bar=bar, what=f"membership: models {world.name}", data=data)
     sure = np.array([row["sure"] for row in rows], dtype=np.float64)
     permitted = claim_of(claimed, steps=private.privacy.steps)
     return judge(scores(sure, member), member, world, permitted=permitted, delta=claimed.delta, sure=sure)
