@@ -21,6 +21,11 @@ def rate_limit(hits: int, n: int, confidence: float) -> float:
     return 1.0 if hits >= n else float(stats.beta.ppf(confidence, hits + 1, n - hits))
 
 
+def rate_least(hits: int, n: int, confidence: float) -> float:
+    """Lower limit of such a rate."""
+    return 1 - rate_limit(n - hits, n, confidence)
+
+
 @dataclass(frozen=True)
 class Decision:
     """A decision between the worlds, fixed before the runs that it is judged by."""

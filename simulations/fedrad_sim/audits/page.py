@@ -37,8 +37,8 @@ def page(findings: Sequence[Finding]) -> str:
 
 
 def _banner(findings: Sequence[Finding]) -> Markup | None:
-    broken = [f"{finding.audit}: {arm.says}" for finding in findings for arm in (*finding.broken, *finding.blunt)]
-    return element("p", "Not as it should be. " + ". ".join(broken), class_="banner", role="alert") if broken else None
+    faults = [f"{finding.audit}, {arm.name}, {arm.verdict}: {arm.says}" for finding in findings for arm in finding.faults]
+    return element("p", "Not as it should be. " + ". ".join(faults), class_="banner", role="alert") if faults else None
 
 
 def _summary(findings: Sequence[Finding]) -> Markup:

@@ -17,7 +17,7 @@ from fedrad_common.accounting import exact_delta
 from fedrad_common.profiles import SCALE
 from fedrad_sim.audits import bounds
 from fedrad_sim.audits.claim_curve import claim_of
-from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding
+from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding, of_control, of_defended
 from fedrad_sim.audits.journal import SILENT, Bar, Row, played
 from fedrad_sim.audits.setting import DELTA, Setting, canaries, cohort_of, make_setting, secret
 
@@ -114,7 +114,8 @@ def judge(worlds: Worlds, setting: Setting, *, name: str, control_of: str = "") 
         drawn["claim alarms"] = tuple(np.linspace(0, 1, 101).round(3).tolist())
         drawn["claim hits"] = tuple(claim_of(plan, steps=steps).hits(np.linspace(0, 1, 101)).round(5).tolist())
     says = f"ε is at least {proven:.2f} with 99.9 % confidence: {'above' if above else 'within'} the claim of {claim:g}"
-    return Arm(name=name, control=control, of=control_of, sound=above == control, says=says, figures=figures, drawn=drawn)
+    verdict = of_control(above) if control else of_defended(above_claim=above)
+    return Arm(name=name, control=control, of=control_of, verdict=verdict, says=says, figures=figures, drawn=drawn)
 
 
 def _drawn(out: Floats, inside: Floats) -> dict[str, tuple[float, ...]]:
