@@ -12,10 +12,12 @@ from fakes.steps import one_thread  # noqa: F401 - a fixture
 from scipy import integrate, stats
 
 from fedrad_client.privacy.optimizer import PatientOptimizer
+from fedrad_common.accounting import prv
 from fedrad_common.cli import run_cli
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
-from fedrad_sim.audits import inversion, membership, one_run, provenance, two_worlds
+from fedrad_sim.audits import bounds, inversion, membership, one_run, provenance, two_worlds
+from fedrad_sim.audits.defaults import RUNS
 from fedrad_sim.audits.finding import Arm, Finding, Verdict, write_finding
 from fedrad_sim.audits.journal import SILENT, Row, played
 from fedrad_sim.audits.page import page, words
@@ -63,6 +65,64 @@ def test_a_clip_that_is_too_wide_is_above_the_claim(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(PatientOptimizer, "accumulate", too_wide)
 
     assert not attacked(tmp_path, one_step()).sound
+
+
+def test_an_accountant_that_is_wrong_is_above_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted in the account itself, which then claims half of what is spent; the audit does not ask it."""
+    exact = prv._gaussian_epsilon
+    monkeypatch.setattr(prv, "_gaussian_epsilon", lambda mu, delta: exact(mu / 2, delta))
+    wrong = make_setting(epsilon=3.9, patients=8, rate=1.0, rounds=1, side=two_worlds.SIDE)  # an epsilon that no other test calibrates
+
+    assert wrong.plan.noise_multiplier < 0.6 * one_step().plan.noise_multiplier
+    assert attacked(tmp_path, wrong).verdict == "above the claim"
+
+
+@pytest.mark.parametrize("name", two_worlds.ROUNDS)
+def test_each_limit_is_above_the_claim_in_its_own_control(name: str) -> None:
+    """At the default size, on releases that are drawn instead of trained."""
+    rate, rounds, leaky = two_worlds.ROUNDS[name]
+    setting = make_setting(epsilon=EPSILON, patients=8, rate=rate, rounds=rounds, side=two_worlds.SIDE)
+    found = []
+    for seed in range(4):
+        rng, size = np.random.default_rng(seed), (RUNS, rounds)
+        noise = leaky * setting.plan.noise_multiplier * rng.normal(size=(2, *size))
+        control = two_worlds.judge(
+            two_worlds.Worlds(noise[0], noise[1] + (rng.random(size) < rate)), setting, name="control", control_of=name
+        )
+        assert control.verdict == "sound"
+        assert "both above the claim" in control.says
+        found.append(control.figures["assumption-free, 99.9 %"])
+    assert min(found) > EPSILON + 0.25  # so that it does not hang on the seed
+
+
+def test_a_control_that_only_one_limit_notices_is_blunt(tmp_path: Path) -> None:
+    worlds = two_worlds.play(one_step().with_noise(0.25), "arm", tmp_path, runs=120, seed=0, bar=SILENT)
+    control = two_worlds.judge(worlds, one_step(), name="arm", control_of="other")
+
+    assert control.figures["Gaussian family, 99.9 %"] > EPSILON > control.figures["assumption-free, 99.9 %"]
+    assert control.verdict == "blunt"
+    assert "only Gaussian family above the claim" in control.says
+
+
+def test_the_larger_of_two_limits_is_right_as_often_as_one_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is asked for half of the error."""
+    asked = {"fit": set[float](), "limit": set[float]()}
+    fit, limit = bounds.fit, bounds.Decision.limit
+
+    def fitted(*worlds: Any, confidence: float, **more: Any) -> bounds.Fit:
+        asked["fit"].add(round(confidence, 6))
+        return fit(*worlds, confidence=confidence, **more)
+
+    def limited(self: bounds.Decision, *worlds: Any, confidence: float, **more: Any) -> float:
+        asked["limit"].add(round(confidence, 6))
+        return limit(self, *worlds, confidence=confidence, **more)
+
+    monkeypatch.setattr(bounds, "fit", fitted)
+    monkeypatch.setattr(bounds.Decision, "limit", limited)
+    rng = np.random.default_rng(0)
+    two_worlds.judge(two_worlds.Worlds(rng.normal(size=(50, 1)), rng.normal(size=(50, 1))), one_step(), name="arm")
+
+    assert asked["fit"] >= {0.9995} <= asked["limit"]
 
 
 def test_sampled_batches_are_accounted_as_such(tmp_path: Path) -> None:
@@ -289,9 +349,9 @@ def finding(*, sound: bool = True, control_sound: bool = True) -> Finding:
 def test_a_command_prints_json_and_the_report_holds_every_drawing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(two_worlds, "ROUNDS", {"full batches": (1.0, 1)})
+    monkeypatch.setattr(two_worlds, "ROUNDS", {"full batches": (1.0, 1, 0.05)})
 
-    assert ended("audit", "two-worlds", "--out", str(tmp_path), "--runs", "120", "--json") == 0
+    assert ended("audit", "two-worlds", "--out", str(tmp_path), "--runs", "120", "--epsilon", "1", "--json") == 0
     (printed,) = json.loads(capsys.readouterr().out)
     assert [arm["control"] for arm in printed["arms"]] == [False, True]
     assert ended("audit", "inversion", "--out", str(tmp_path), "--candidates", "40", "--repeats", "5") == 0

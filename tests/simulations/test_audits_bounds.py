@@ -1,11 +1,14 @@
 """What the audits' statistics promise, on samples whose truth is known: a limit is below it as often as it says."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from fedrad_common.accounting import GaussianEvent, epsilon_prv
-from fedrad_sim.audits import bounds, one_run
+from fedrad_sim.audits import bounds, gaussian, one_run
 from fedrad_sim.audits.claim_curve import Claim
 
 DELTA, MU = 1e-5, 1.0
@@ -33,9 +36,38 @@ def test_the_gaussian_limit_is_below_the_truth_as_often_as_it_says_and_close_to_
     assert np.median([one.least for one in found]) > 0.6 * MU
 
 
-def test_a_fits_epsilon_is_the_accountants_own() -> None:
-    assert bounds.Fit(MU, MU / 2).epsilon(least=False, rate=1.0, steps=1, delta=DELTA) == EPSILON
+def test_a_fits_epsilon_is_the_mechanisms() -> None:
+    assert bounds.Fit(MU, MU / 2).epsilon(least=False, rate=1.0, steps=1, delta=DELTA) == pytest.approx(EPSILON, abs=1e-3)
     assert bounds.Fit(MU, 0.0).epsilon(least=True, rate=1.0, steps=1, delta=DELTA) == 0
+
+
+def test_the_audits_epsilon_is_computed_without_the_account() -> None:
+    for module in (bounds, gaussian):
+        source = Path(str(module.__file__)).read_text()
+        imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert [ast.unparse(node) for node in imported if "accounting" in ast.unparse(node) or "fedrad_client" in ast.unparse(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("mu", "rate", "steps"),
+    [(1.0, 1.0, 1), (0.46, 1.0, 4), (8.0, 1.0, 4), (0.83, 0.25, 8), (3.3, 0.25, 8), (6.6, 0.25, 8), (0.3, 0.1, 50), (0.01, 0.25, 8)],
+)
+def test_two_computations_of_what_a_shift_costs_agree(mu: float, rate: float, steps: int) -> None:
+    """The account's is an upper bound, rounded up; this one is a lower one."""
+    upper = epsilon_prv([GaussianEvent(1 / mu, rate, steps)], DELTA)
+
+    assert upper - 0.005 - 5e-4 * upper < gaussian.epsilon(mu, rate=rate, steps=steps, delta=DELTA) <= upper
+
+
+def test_a_sampled_step_costs_what_an_integral_says() -> None:
+    mu, rate, delta = 2.0, 0.25, 1e-3
+    found = gaussian.epsilon(mu, rate=rate, steps=1, delta=delta)
+
+    def excess(x: float) -> float:
+        without = stats.norm.pdf(x)
+        return max(0.0, float((1 - rate) * without + rate * stats.norm.pdf(x - mu) - np.exp(found) * without))
+
+    assert integrate.quad(excess, -10, 15, limit=500)[0] == pytest.approx(delta, rel=1e-3)
 
 
 def test_the_assumption_free_limit_is_below_the_truth_as_often_as_it_says() -> None:

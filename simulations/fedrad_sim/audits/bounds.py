@@ -1,4 +1,4 @@
-"""What an attack's outcome proves, with confidence: lower limits on epsilon. Statistics alone; nothing here knows of any training."""
+"""What an attack's outcome proves, with confidence: lower limits on epsilon. Statistics alone: no training, no account."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from fedrad_common.accounting import GaussianEvent, epsilon_prv
+from fedrad_sim.audits import gaussian
 
 Floats = npt.NDArray[np.float64]
 _STEPS = 40  # of a bisection
@@ -62,9 +62,9 @@ class Fit:
     least: float  # at the confidence that was asked for
 
     def epsilon(self, *, least: bool, rate: float, steps: int, delta: float) -> float:
-        """By the accountant that made the claim, so that both are wrong alike."""
+        """By a computation of our own: the accountant that calibrated the noise would confirm its own mistakes."""
         mu = self.least if least else self.best
-        return epsilon_prv([GaussianEvent(1 / mu, rate, steps)], delta) if mu > 1e-3 else 0.0
+        return gaussian.epsilon(mu, rate=rate, steps=steps, delta=delta) if mu > 1e-3 else 0.0
 
 
 def fit(out: Floats, inside: Floats, *, rate: float, confidence: float) -> Fit:
