@@ -15,14 +15,17 @@ from fedrad_client.privacy.optimizer import PatientOptimizer
 from fedrad_common.accounting import prv
 from fedrad_common.cli import run_cli
 from fedrad_common.errors import FormatError, MisuseError
+from fedrad_common.models import initial_vector
 from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
-from fedrad_sim.audits import bounds, inversion, membership, one_run, provenance, two_worlds
+from fedrad_sim.audits import bounds, halves, inversion, membership, one_run, provenance, two_worlds
 from fedrad_sim.audits.defaults import RUNS
 from fedrad_sim.audits.finding import Arm, Finding, Verdict, write_finding
 from fedrad_sim.audits.journal import SILENT, Row, played
 from fedrad_sim.audits.page import page, words
 from fedrad_sim.audits.setting import Setting, make_setting
 from fedrad_sim.cli import app
+from fedrad_sim.evaluate import predict
+from fedrad_sim.scenario import find_scenario, load_scenario, protocol_path
 
 ROOT = Path(__file__).resolve().parents[2]
 EPSILON = 4.0
@@ -322,6 +325,27 @@ def test_the_bar_of_membership_holds_at_the_size_on_record(
     membership.audit(tmp_path / "out", **{"epsilon": 8.0, "models": 8, "images": None, "seed": 0, **settings})
 
     assert seen == [bar, 1.0, 1.0]
+
+
+def test_an_audit_that_is_stopped_leaves_no_images_behind(by_heart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(job: object, model: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(halves, "run_inline", stop)
+    with pytest.raises(KeyboardInterrupt):
+        membership.audit(by_heart / "out", epsilon=8.0, models=4, images=None, seed=0)
+
+    assert [path.name for path in (by_heart / "out" / "membership").iterdir() if path.is_dir()] == []
+
+
+def test_logits_are_what_the_evaluations_scores_are_made_of(by_heart: Path) -> None:
+    collection = halves.load_collection(by_heart / "pneumonia_cxr" / "pneumonia_cxr_28.npz")
+    protocol = membership.load_protocol(protocol_path(load_scenario(find_scenario("pneumonia")), find_scenario("pneumonia")))
+    model = initial_vector(protocol)
+    found, scored = halves.logits(protocol, model, collection.pixels), predict(protocol, model, collection.pixels)
+
+    assert found.shape == (120,)
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), scored[:, 0], rtol=1e-5)
 
 
 def test_references_never_include_the_complement() -> None:

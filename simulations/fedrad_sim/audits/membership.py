@@ -122,7 +122,7 @@ def judge(found: Floats, member: Members, world: World, *, permitted: Claim, del
     defended = of_defended(above_claim=broken, above_bar=upper > world.most)
     alarms, hits = bounds.curve(found[~member], found[member])
     axis = np.concatenate([[0.0], np.logspace(-3, 0, 60)])
-    drawn = {"claim alarms": tuple(axis.round(6).tolist()), "claim hits": tuple(permitted.hits(axis).round(5).tolist())}
+    drawn = {"claim alarms": tuple(axis.round(6).tolist()), "claim hits": tuple(permitted.swapped(axis).round(5).tolist())}
     held = f"; the claim permits {most:.3f}" if not world.control else f"; the claim, were it kept, would permit {most:.3f}"
     return Arm(
         name=world.name,
@@ -135,9 +135,9 @@ def judge(found: Floats, member: Members, world: World, *, permitted: Claim, del
             "area, lower limit, 99.9 %": proven,
             "greatest area permitted": most,
             "found at 1 % false alarms": bounds.found_at(found, member, 0.01),
-            "permitted at 1 % false alarms": float(permitted.hits(np.array([0.01]))[0]),
+            "permitted at 1 % false alarms": float(permitted.swapped(np.array([0.01]))[0]),
             "found at 0.1 % false alarms": bounds.found_at(found, member, 0.001),
-            "permitted at 0.1 % false alarms": float(permitted.hits(np.array([0.001]))[0]),
+            "permitted at 0.1 % false alarms": float(permitted.swapped(np.array([0.001]))[0]),
             "delta": delta,
             "members of a model": float(member[0].sum()),
             "others": float((~member[0]).sum()),
