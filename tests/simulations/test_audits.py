@@ -17,7 +17,7 @@ from fedrad_common.cli import run_cli
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.models import initial_vector
 from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
-from fedrad_sim.audits import bounds, halves, inversion, membership, one_run, provenance, two_worlds
+from fedrad_sim.audits import bounds, drawings, halves, inversion, membership, one_run, provenance, two_worlds
 from fedrad_sim.audits.defaults import RUNS
 from fedrad_sim.audits.finding import Arm, Finding, Verdict, write_finding
 from fedrad_sim.audits.journal import SILENT, Row, played
@@ -437,3 +437,11 @@ def test_the_document_says_what_the_report_says() -> None:
     text = " ".join((ROOT / "docs" / "audits.md").read_text().split())
 
     assert [said[key] for said in words().values() for key in ("does", "reads", "control", "limits") if said[key] not in text] == []
+
+
+def test_a_limit_far_above_the_claim_is_drawn_at_the_edge_with_its_value() -> None:
+    arms = [Arm(name=name, control=False, verdict="sound", says="", figures={"95 %": value}) for name, value in (("a", 3.0), ("b", 170.0))]
+    (dots, _) = drawings.limits(arms, ["95 %"], 4.0)["data"]
+
+    assert dots["x"] == [3.0, 8.0]
+    assert dots["customdata"] == [3.0, 170.0]

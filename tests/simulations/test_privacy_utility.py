@@ -148,6 +148,7 @@ def test_losses_are_of_each_seed_with_itself(played: SimpleNamespace) -> None:
 
 def test_what_is_all_there_is_read_and_not_simulated(played: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "run", lambda *_, **__: pytest.fail("played again"))
+    monkeypatch.setattr("fedrad_sim.hospitals.patients_of", lambda *_: pytest.fail("worked out again"))
     found, path = play(str(played.folder / "scenario.toml"), played.out, "1", "3")
 
     assert found.facts() == played.value

@@ -44,7 +44,7 @@ def _sampled(mu: float, rate: float, steps: int, delta: float, *, removed: bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         inner = np.log(-np.expm1(np.minimum(0.0, least - ratio)))  # of 1 - (1 - rate) / (in / out)
     release = (ratio + inner - math.log(rate) + mu**2 / 2) / mu  # at which the loss is at this edge; -inf below the least
-    below = special.ndtr(release) * (1 - rate) + special.ndtr(release - mu) * rate if removed else 1 - special.ndtr(release)
+    below = special.ndtr(release) * (1 - rate) + special.ndtr(release - mu) * rate if removed else special.ndtr(-release)
     masses = np.diff(below)
     composed = np.fft.irfft(np.fft.rfft(masses, _POINTS) ** steps, _POINTS)
     losses = steps * low + mesh * np.arange(_POINTS)

@@ -27,7 +27,10 @@ def check_affordable(source: Source, wanted: Mapping[int, Sequence[float]], prog
     from fedrad_common.models import initial_vector
     from fedrad_sim.hospitals import declared_size, patients_of
 
-    patients = patients_of(source.scenario, Path("scenario.toml"), [seed for seed, epsilons in wanted.items() if epsilons])
+    seeds = [seed for seed, epsilons in wanted.items() if epsilons]
+    if not seeds:
+        return
+    patients = patients_of(source.scenario, Path("scenario.toml"), seeds)  # whose arrays are named by their whole path
     fraction = source.scenario.sites.validation_fraction
     cases = [
         (epsilon, site, declared_size(count, fraction), seed)
@@ -54,11 +57,10 @@ def _fault(private: TrainingProtocol, n_parameters: int, epsilon: float, size: i
 
     protocol = replace_settings(private, {"privacy.epsilon": epsilon})
     opened = opening("sweep", Budget(epsilon=CEILING, delta=delta_for(size)), identity="")
-    policy = Policy()
     try:
         plan = make_plan(
             protocol, n_parameters=n_parameters, declared_size=size, delta=opened.delta, numeric_delta=opened.numeric_delta,
-            least_noise=policy.min_noise_multiplier, validation_fraction=opened.validation_fraction,
+            least_noise=Policy().min_noise_multiplier, validation_fraction=opened.validation_fraction,
         )  # fmt: skip
     except MisuseError as error:
         return f"{error} ({error.hint})" if error.hint else str(error)
