@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,8 @@ from fedrad_common.packing import Vector
 from fedrad_common.protocol import TrainingProtocol
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fedrad_client.cohort.dataset import Dataset, Pixels
 
 _BATCH = 512  # images
@@ -44,6 +46,15 @@ def predict(protocol: TrainingProtocol, model: Vector, pixels: Pixels, *, home: 
     Args:
         home: of a site or a coordinator that keeps the public weights, where the protocol trains only a part.
     """
+    from fedrad_common.tasks import task
+
+    learned = task(protocol.task.kind)
+    parts = [learned.score(some).double().numpy() for some in outputs(protocol, model, pixels, home=home)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(protocol.task.labels)))
+
+
+def outputs(protocol: TrainingProtocol, model: Vector, pixels: Pixels, *, home: Path | None = None) -> Iterator[Tensor]:
+    """What the network says, (batch, n_outputs) a batch, before any score is made of it; arguments as for `predict`."""
     import torch
 
     from fedrad_common.models import build
@@ -52,20 +63,18 @@ def predict(protocol: TrainingProtocol, model: Vector, pixels: Pixels, *, home: 
     from fedrad_common.tasks import task
     from fedrad_common.weights import backbone, kept_file
 
-    learned = task(protocol.task.kind)
-    n_outputs = learned.n_outputs(protocol.task.labels)
+    n_outputs = task(protocol.task.kind).n_outputs(protocol.task.labels)
     sizes = {"n_outputs": n_outputs, "height": protocol.input.height, "width": protocol.input.width}
     public = protocol.model.trains != "all" and protocol.model.initial.kind == "public"
     kept = backbone(protocol.model, kept_file(home, protocol.model.initial), **sizes) if public and home is not None else None
     network = build(protocol.model, **sizes, backbone=kept)
     unpack(network, model)
     network.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(pixels), _BATCH):
-            images = torch.from_numpy(pixels[start : start + _BATCH].astype(np.float32) / SCALE).unsqueeze(1)
-            parts.append(learned.score(network(images)).double().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, len(protocol.task.labels)))
+    for start in range(0, len(pixels), _BATCH):
+        images = torch.from_numpy(pixels[start : start + _BATCH].astype(np.float32) / SCALE).unsqueeze(1)
+        with torch.inference_mode():
+            said = network(images)
+        yield said
 
 
 def score(protocol: TrainingProtocol, model: Vector, datasets: Iterable[Dataset], *, label: str, home: Path | None = None) -> Score:

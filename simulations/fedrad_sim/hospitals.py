@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,23 @@ class Hospitals:
     sites: tuple[Hospital, ...]
     held_out: Hospital | None  # patients of no hospital; their labels are the truth
     unit: str  # "patient", or "image" where the source names no patients
+
+
+def patients_of(scenario: Scenario, beside: Path, seeds: Sequence[int]) -> dict[int, dict[str, int]]:
+    """By seed the patients of each hospital that `make_hospitals` would make; nothing is written."""
+    source = scenario.imported
+    if source is None:
+        from fedrad_sim.phantom import HOSPITALS, scaled
+
+        assert scenario.phantom is not None
+        sizes = {hospital.name: scaled(hospital, scenario.phantom.scale).n_patients for hospital in HOSPITALS}
+        return dict.fromkeys(seeds, sizes)
+    from fedrad_sim.importer import who_is_where
+
+    return who_is_where(
+        data_path(source.arrays, beside), image=source.image, label=source.label, patient=source.patient, site=source.site,
+        split=source.split, n_sites=source.n_sites, seeds=seeds,
+    )  # fmt: skip
 
 
 def make_hospitals(scenario: Scenario, beside: Path, out: Path, progress: Progress, pool: Executor | None = None) -> Hospitals:

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,16 +94,9 @@ def import_arrays(
         MisuseError: arguments and arrays don't fit; says which and how.
         FedradError: no space left on the disk.
     """
-    if site and split:
-        raise MisuseError("--site and --split: only one can say who is where", hint="leave one of them out")
-    if split and not 1 <= n_sites <= 10_000:
-        raise MisuseError(f"number of sites: {n_sites}, expected 1 to 10000")
+    _check_split(site, split, n_sites)
     _refuse_existing(out, force=force)
-    archive = Archive(arrays)
-    try:
-        table = _read_table(archive, keys=(image, label, mask, patient, site), names=names)
-    finally:
-        archive.close()
+    table = _read_table(arrays, keys=(image, label, mask, patient, site), names=names)
     if not site:
         table = _assign(table, split=split, n_sites=n_sites, seed=seed)
     imported = _summary(table, unit="patient" if patient else "image")
@@ -113,6 +106,24 @@ def import_arrays(
     }  # fmt: skip
     _write_whole(table, out, meta=meta, progress=progress)
     return imported
+
+
+def who_is_where(
+    arrays: Path, *, image: str, label: str, patient: str | None, site: str | None, split: str | None, n_sites: int, seeds: Iterable[int]
+) -> dict[int, dict[str, int]]:  # fmt: skip
+    """By seed the patients of each site that `import_arrays` would write; nothing is written."""
+    _check_split(site, split, n_sites)
+    table = _read_table(arrays, keys=(image, label, None, patient, site), names=None)
+    unit: Literal["patient", "image"] = "patient" if patient else "image"
+    assigned = {seed: table if site else _assign(table, split=split, n_sites=n_sites, seed=seed) for seed in seeds}
+    return {seed: _summary(placed, unit=unit).patients for seed, placed in assigned.items()}
+
+
+def _check_split(site: str | None, split: str | None, n_sites: int) -> None:
+    if site and split:
+        raise MisuseError("--site and --split: only one can say who is where", hint="leave one of them out")
+    if split and not 1 <= n_sites <= 10_000:
+        raise MisuseError(f"number of sites: {n_sites}, expected 1 to 10000")
 
 
 def _refuse_existing(out: Path, *, force: bool) -> None:
@@ -126,7 +137,15 @@ def _refuse_existing(out: Path, *, force: bool) -> None:
         )
 
 
-def _read_table(archive: Archive, *, keys: tuple[str, str, str | None, str | None, str | None], names: tuple[str, ...] | None) -> _Table:
+def _read_table(arrays: Path, *, keys: tuple[str, str, str | None, str | None, str | None], names: tuple[str, ...] | None) -> _Table:
+    archive = Archive(arrays)
+    try:
+        return _table_of(archive, keys=keys, names=names)
+    finally:
+        archive.close()
+
+
+def _table_of(archive: Archive, *, keys: tuple[str, str, str | None, str | None, str | None], names: tuple[str, ...] | None) -> _Table:
     image, label, mask, patient, site = keys
     images, convert = archive.images(image)
     n = len(images)

@@ -1,12 +1,17 @@
 """What the audits' statistics promise, on samples whose truth is known: a limit is below it as often as it says."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
+from fedrad_client.privacy.plan import Plan
 from fedrad_common.accounting import GaussianEvent, epsilon_prv
-from fedrad_sim.audits import bounds, one_run
-from fedrad_sim.audits.claim_curve import Claim
+from fedrad_sim.audits import bounds, gaussian, one_run
+from fedrad_sim.audits.claim_curve import Claim, claim_of
+from fedrad_sim.audits.setting import make_setting
 
 DELTA, MU = 1e-5, 1.0
 EPSILON = epsilon_prv([GaussianEvent(1 / MU, 1.0, 1)], DELTA)
@@ -33,9 +38,38 @@ def test_the_gaussian_limit_is_below_the_truth_as_often_as_it_says_and_close_to_
     assert np.median([one.least for one in found]) > 0.6 * MU
 
 
-def test_a_fits_epsilon_is_the_accountants_own() -> None:
-    assert bounds.Fit(MU, MU / 2).epsilon(least=False, rate=1.0, steps=1, delta=DELTA) == EPSILON
+def test_a_fits_epsilon_is_the_mechanisms() -> None:
+    assert bounds.Fit(MU, MU / 2).epsilon(least=False, rate=1.0, steps=1, delta=DELTA) == pytest.approx(EPSILON, abs=1e-3)
     assert bounds.Fit(MU, 0.0).epsilon(least=True, rate=1.0, steps=1, delta=DELTA) == 0
+
+
+def test_the_audits_epsilon_is_computed_without_the_account() -> None:
+    for module in (bounds, gaussian):
+        source = Path(str(module.__file__)).read_text()
+        imported = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert [ast.unparse(node) for node in imported if "accounting" in ast.unparse(node) or "fedrad_client" in ast.unparse(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("mu", "rate", "steps"),
+    [(1.0, 1.0, 1), (0.46, 1.0, 4), (8.0, 1.0, 4), (0.83, 0.25, 8), (3.3, 0.25, 8), (6.6, 0.25, 8), (0.3, 0.1, 50), (0.01, 0.25, 8)],
+)
+def test_two_computations_of_what_a_shift_costs_agree(mu: float, rate: float, steps: int) -> None:
+    """The account's is an upper bound, rounded up; this one is a lower one."""
+    upper = epsilon_prv([GaussianEvent(1 / mu, rate, steps)], DELTA)
+
+    assert upper - 0.005 - 5e-4 * upper < gaussian.epsilon(mu, rate=rate, steps=steps, delta=DELTA) <= upper
+
+
+def test_a_sampled_step_costs_what_an_integral_says() -> None:
+    mu, rate, delta = 2.0, 0.25, 1e-3
+    found = gaussian.epsilon(mu, rate=rate, steps=1, delta=delta)
+
+    def excess(x: float) -> float:
+        without = stats.norm.pdf(x)
+        return max(0.0, float((1 - rate) * without + rate * stats.norm.pdf(x - mu) - np.exp(found) * without))
+
+    assert integrate.quad(excess, -10, 15, limit=500)[0] == pytest.approx(delta, rel=1e-3)
 
 
 def test_the_assumption_free_limit_is_below_the_truth_as_often_as_it_says() -> None:
@@ -121,4 +155,35 @@ def test_a_claims_curve_is_that_of_its_pairs_and_its_area_grows_with_epsilon() -
     gaussian = Claim(tuple((epsilon_prv([GaussianEvent(1 / MU, 1.0, 1)], delta), delta) for delta in deltas))
     exact = stats.norm.cdf(stats.norm.ppf([0.01, 0.1, 0.5]) + MU)
     assert (gaussian.hits(np.array([0.01, 0.1, 0.5])) >= exact).all()
-    assert stats.norm.cdf(MU / 2**0.5) <= gaussian.area < stats.norm.cdf(MU / 2**0.5) + 0.01
+    assert stats.norm.cdf(MU) <= gaussian.area < stats.norm.cdf(MU) + 0.01
+
+
+def test_the_area_of_a_fixed_number_of_members_is_bounded_for_whoever_sees_both_move() -> None:
+    """A mechanism within epsilon whose score of the one rises when it is there and falls when the other is: the worst there is."""
+    for epsilon in (0.7, 1.0, 3.0):
+        claim = Claim(((epsilon, 0.0),))
+        first_in, neither, second_in = 1 - np.exp(-epsilon) / 2, 0.5, np.exp(-epsilon) / 2  # chance that the first scores higher
+
+        for one, other in ((first_in, neither), (neither, second_in)):
+            assert max(one / other, other / one, (1 - one) / (1 - other), (1 - other) / (1 - one)) <= np.exp(epsilon) * (1 + 1e-12)
+        assert claim.area == pytest.approx((first_in + 1 - second_in) / 2)
+        assert claim.area > 1 / (1 + np.exp(-epsilon))  # what one patient, there or not, would permit
+
+
+def test_a_swap_is_two_steps() -> None:
+    gaussian = Claim(tuple((epsilon_prv([GaussianEvent(1 / MU, 1.0, 1)], delta), delta) for delta in (1e-6, 1e-4, 1e-2, 0.05, 0.1, 0.3)))
+    exact = stats.norm.cdf(stats.norm.ppf([0.001, 0.01, 0.1]) + 2 * MU)
+
+    found = gaussian.swapped(np.array([0.001, 0.01, 0.1]))
+    assert (found >= exact).all()
+    assert found == pytest.approx(exact, rel=0.15)
+
+
+def test_what_a_claim_permits_is_at_most_four_thousandths_above_the_exact_area() -> None:
+    for mu in (0.1, 0.5, 1.0, 1.5, 2.0, 3.0):
+        plan = plan_of(1 / mu)
+        assert 1 <= claim_of(plan, steps=1).area / stats.norm.cdf(mu) <= 1.004
+
+
+def plan_of(noise_multiplier: float) -> Plan:
+    return make_setting(epsilon=4.0, patients=8, rate=1.0, rounds=1, side=8).plan.model_copy(update={"noise_multiplier": noise_multiplier})

@@ -18,10 +18,13 @@ from fedrad_common.files import exclusive_lock
 from fedrad_common.protocol import load_protocol
 from fedrad_sim import simulate
 from fedrad_sim.cli import app
+from fedrad_sim.importer import import_arrays, who_is_where
 from fedrad_sim.privacy_utility import points
+from fedrad_sim.privacy_utility.affordable import check_affordable
 from fedrad_sim.privacy_utility.command import play
 from fedrad_sim.privacy_utility.page import page
 from fedrad_sim.privacy_utility.source import find_source
+from fedrad_sim.scenario import Import
 
 PROTOCOL = """
 format = "fedrad-protocol-1"
@@ -123,8 +126,29 @@ def test_a_finished_sweep_grows_and_plays_nothing_again(played: SimpleNamespace)
     assert [point for point in played.value["points"] if point["epsilon"] != 9.0] == played.resumed["points"]
 
 
+def estimate(auc: float) -> points.Estimate:
+    return points.Estimate(auc=auc, low=auc - 0.1, high=auc + 0.1)
+
+
+def test_losses_are_of_each_seed_with_itself(played: SimpleNamespace) -> None:
+    """Seed 2 is easier in both worlds: the medians' difference would be 0.11, and no seed lost that much."""
+    aucs = {(1, None): 0.70, (1, 4.0): 0.69, (2, None): 0.90, (2, 4.0): 0.89, (3, None): 0.80, (3, 4.0): 0.60}
+    some = next(point for point in played.found.points if point.epsilon == 4.0)
+    made = [some.model_copy(update={"seed": seed, "epsilon": epsilon, "scored": estimate(auc)}) for (seed, epsilon), auc in aucs.items()]
+    found = replace(played.found, points=tuple(made))
+
+    lost = found.loss(4.0, "scored")
+    assert lost is not None
+    assert (lost.median, lost.low, lost.high, lost.n_seeds) == (pytest.approx(0.01), pytest.approx(0.01), pytest.approx(0.2), 3)
+    assert found.facts()["curve"][0]["lost"] == {"median": lost.median, "low": lost.low, "high": lost.high, "n": 3}
+    assert "0.010 (0.010\u00a0to\u00a00.200) below the same seed without privacy" in page(found)
+    assert page(found).count("0.010 (0.010\u00a0to\u00a00.200)") == 2
+    assert replace(found, points=tuple(point for point in made if point.epsilon)).loss(4.0, "scored") is None
+
+
 def test_what_is_all_there_is_read_and_not_simulated(played: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "run", lambda *_, **__: pytest.fail("played again"))
+    monkeypatch.setattr("fedrad_sim.hospitals.patients_of", lambda *_: pytest.fail("worked out again"))
     found, path = play(str(played.folder / "scenario.toml"), played.out, "1", "3")
 
     assert found.facts() == played.value
@@ -172,7 +196,17 @@ def test_the_page_loads_nothing_runs_nothing_and_says_what_it_does_not_show(play
     assert "Seeded noise." in played.page
     assert "patients of no hospital, whom no run trained on" in played.page
     assert "What does ε 4 mean?" in played.page
+    assert "All seeds start from the same initial weights" in played.page
+    assert "All seeds share the patients" not in played.page
+    assert "it is no interval itself" in played.page
     assert str(played.folder) not in played.page
+
+
+def test_seeds_over_arrays_say_that_they_share_their_patients(played: SimpleNamespace) -> None:
+    imported = Import(arrays="some.npz", image="image", label="label")
+    scenario = played.found.scenario.model_copy(update={"phantom": None, "imported": imported})
+
+    assert "All seeds share the patients of the imported arrays" in page(replace(played.found, scenario=scenario))
 
 
 def test_the_table_has_a_row_a_point_and_hospital(played: SimpleNamespace) -> None:
@@ -208,6 +242,50 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="is not empty"):
         play("phantom", tmp_path / "out", "4", "3")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_an_epsilon_that_no_hospital_can_keep_leaves_the_folder_as_it_was(played: SimpleNamespace) -> None:
+    before = {path: path.read_bytes() for path in (played.out / "sweep.json", played.out / "scenario.toml")}
+
+    with pytest.raises(MisuseError, match=r"--epsilon: 0\.0005 cannot be kept at hospital north of seed 3.*the least is 0\.001"):
+        play(str(played.folder / "scenario.toml"), played.out, "0.0005", "3")
+    assert {path: path.read_bytes() for path in before} == before
+    found, _ = play(str(played.folder / "scenario.toml"), played.out, "1", "3")
+    assert found.epsilons == (1.0, 4.0, 9.0)
+
+
+def test_an_epsilon_above_a_small_hospitals_ceiling_names_the_limit(tmp_path: Path) -> None:
+    """Of one patient: delta is 0.1, at which the filter takes twice the epsilon."""
+    scenario = write_scenario(tmp_path)
+    scenario.write_text(SCENARIO.replace("scale = 0.12", "scale = 0.001"))
+    (tmp_path / "tiny.toml").write_text(PROTOCOL.replace("rounds = 2\n", "rounds = 60\n"))
+
+    with pytest.raises(MisuseError, match="--epsilon: 19 cannot be kept at hospital north of seed 3, of declared size 1") as refused:
+        play(str(scenario), tmp_path / "out", "1,19", "3")
+    limit = float(re.findall(r"at most ([0-9.]+) can", str(refused.value))[0])
+    assert not (tmp_path / "out").exists()
+    assert 8 < limit < 19
+    source = find_source(str(scenario))
+    check_affordable(source, {3: [limit]}, lambda *_: None)
+    with pytest.raises(MisuseError):
+        check_affordable(source, {3: [limit + 0.2]}, lambda *_: None)
+
+
+def test_who_is_where_is_known_before_anything_is_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 255, (60, 8, 8), dtype=np.uint8),
+        "label": rng.integers(0, 2, 60),
+        "who": np.repeat(np.arange(20), 3),
+    }
+    np.savez(tmp_path / "some.npz", **arrays)
+    keys: dict[str, Any] = {"image": "image", "label": "label", "patient": "who", "site": None, "split": "dirichlet:1.0", "n_sites": 3}
+
+    planned = who_is_where(tmp_path / "some.npz", **keys, seeds=[1, 2])
+    assert [path.name for path in tmp_path.iterdir()] == ["some.npz"]
+    for seed, sizes in planned.items():
+        assert import_arrays(tmp_path / "some.npz", **keys, seed=seed, out=tmp_path / str(seed)).patients == sizes
+    assert planned[1] != planned[2]
 
 
 def test_two_sweeps_at_once_in_one_folder_are_refused(played: SimpleNamespace) -> None:

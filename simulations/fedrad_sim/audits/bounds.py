@@ -1,4 +1,4 @@
-"""What an attack's outcome proves, with confidence: lower limits on epsilon. Statistics alone; nothing here knows of any training."""
+"""What an attack's outcome proves, with confidence: lower limits on epsilon. Statistics alone: no training, no account."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from fedrad_common.accounting import GaussianEvent, epsilon_prv
+from fedrad_sim.audits import gaussian
 
 Floats = npt.NDArray[np.float64]
 _STEPS = 40  # of a bisection
@@ -19,6 +19,11 @@ _STEPS = 40  # of a bisection
 def rate_limit(hits: int, n: int, confidence: float) -> float:
     """Upper limit of a rate of which `hits` of `n` were seen (Clopper and Pearson 1934, one-sided)."""
     return 1.0 if hits >= n else float(stats.beta.ppf(confidence, hits + 1, n - hits))
+
+
+def rate_least(hits: int, n: int, confidence: float) -> float:
+    """Lower limit of such a rate."""
+    return 1 - rate_limit(n - hits, n, confidence)
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class Fit:
     least: float  # at the confidence that was asked for
 
     def epsilon(self, *, least: bool, rate: float, steps: int, delta: float) -> float:
-        """By the accountant that made the claim, so that both are wrong alike."""
+        """By a computation of our own: the accountant that calibrated the noise would confirm its own mistakes."""
         mu = self.least if least else self.best
-        return epsilon_prv([GaussianEvent(1 / mu, rate, steps)], delta) if mu > 1e-3 else 0.0
+        return gaussian.epsilon(mu, rate=rate, steps=steps, delta=delta) if mu > 1e-3 else 0.0
 
 
 def fit(out: Floats, inside: Floats, *, rate: float, confidence: float) -> Fit:

@@ -9,13 +9,12 @@ import typer
 
 from fedrad_common.cli import emit
 from fedrad_common.errors import FedradError, MisuseError
+from fedrad_sim.audits.defaults import CANDIDATES, CLAIM, MODELS, REPEATS, RUNS, SIDE, SMALL_CLAIM
 
 if TYPE_CHECKING:
     from fedrad_sim.audits.finding import Finding
 
 app = typer.Typer(help="Attack our own training, each time with a control that shows that the attack works.", no_args_is_help=True)
-CLAIM, SMALL_CLAIM = 8.0, 4.0  # epsilon; counting runs and guesses proves little above the smaller
-RUNS, SIDE, MODELS, CANDIDATES, REPEATS = 4000, 64, 8, 100, 5
 OutOption = Annotated[Path, typer.Option(help="Where results go; an audit that was stopped goes on from there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
@@ -121,7 +120,13 @@ def _played(audit: Callable[..., "Finding"], out: Path, quiet: bool, **settings:
 
 
 def _end(findings: Sequence["Finding"], as_json: bool) -> None:
-    """Print, and fail where a claim is broken or an attack is blunt."""
+    """Print, and fail with all that is not as it should be.
+
+    Raises:
+        FedradError: a defended arm is above the claim or above its bar, or a control found nothing.
+    """
+    from fedrad_sim.audits.finding import TO_DO
+
     for finding in findings:
         lines = [f"{finding.audit}: claim ε {finding.epsilon:g}, δ {finding.delta:.1e}, per {finding.unit}; {finding.seconds:.0f} s"]
         for arm in finding.arms:
@@ -131,11 +136,10 @@ def _end(findings: Sequence["Finding"], as_json: bool) -> None:
             emit({}, as_json=False, lines=lines)
     if as_json:
         emit([_facts(finding) for finding in findings], as_json=True)
-    for finding in findings:
-        for arm in finding.broken:
-            raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="not as it should be: train nowhere until it is known why")
-        for arm in finding.blunt:
-            raise FedradError(f"{finding.audit}: {arm.name}: {arm.says}", hint="too blunt to prove anything: a smaller claim, or more runs")
+    faults = [(finding, arm) for finding in findings for arm in finding.faults]
+    if faults:
+        said = "; ".join(f"{finding.audit}: {arm.name}: {arm.verdict}: {arm.says}" for finding, arm in faults)
+        raise FedradError(said, hint="; ".join(dict.fromkeys(f"{arm.verdict}: {TO_DO[arm.verdict]}" for _, arm in faults)))
 
 
 def _facts(finding: "Finding") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fedrad_common.page.drawing import ACCENT, INK, QUIET, Spec, base_layout
 from fedrad_sim.audits.finding import Arm
 
 SECOND = "var(--series-2)"
+EDGE = 2  # times the claim: a control far beyond would press all else against the left
 
 
 def histograms(arm: Arm) -> Spec:
@@ -36,13 +37,14 @@ def trade_off(arms: Sequence[Arm], *, permitted: Arm, logarithmic: bool = False)
 
 
 def limits(arms: Sequence[Arm], keys: Sequence[str], claim: float) -> Spec:
-    """Each arm's lower limits on epsilon as dots beside the claim."""
+    """Each arm's lower limits on epsilon as dots beside the claim; what is far above it stands at the edge, its value in the hover."""
     names = [f"{arm.name} (control)" if arm.control else arm.name for arm in arms]
     symbols = ("circle", "diamond", "square", "cross")
     data: list[Spec] = [
-        {"type": "scatter", "mode": "markers", "name": key, "x": [arm.figures.get(key) for arm in arms], "y": names,
+        {"type": "scatter", "mode": "markers", "name": key, "y": names,
+         "x": [min(arm.figures[key], EDGE * claim) for arm in arms], "customdata": [arm.figures[key] for arm in arms],
          "marker": {"size": 11, "symbol": symbol, "color": [SECOND if arm.control else ACCENT for arm in arms]},
-         "hovertemplate": "ε ≥ %{x:.2f}<extra>" + key + "</extra>"}
+         "hovertemplate": "ε ≥ %{customdata:.2f}<extra>" + key + "</extra>"}
         for key, symbol in zip(keys, symbols, strict=False)
     ]  # fmt: skip
     data.append(_line((claim, claim), (names[0], names[-1]), f"the claim, {claim:g}", INK, "dot"))

@@ -11,6 +11,12 @@ from fedrad_common.files import make_folder, write_json
 FILE = "finding.json"
 AuditName = Literal["two-worlds", "one-run", "membership", "inversion"]
 CONFIDENCE, CERTAINTY = 0.95, 0.999  # of the limits that are shown; and before a claim is called broken
+Verdict = Literal["sound", "above the claim", "above the bar", "blunt"]
+TO_DO: dict[Verdict, str] = {
+    "above the claim": "the account promises more than is kept, so train nowhere until it is known why",
+    "above the bar": "within the claim, but the attack finds more than on record: look for what has changed",
+    "blunt": "without the defence the attack finds too little to prove anything: take a smaller claim, or more runs",
+}
 
 
 class Arm(Section):
@@ -19,15 +25,29 @@ class Arm(Section):
     name: str
     control: bool
     of: str = ""  # the arm that a control is of; empty: of all
-    sound: bool
-    says: str  # the verdict in one sentence
+    verdict: Verdict
+    says: str  # what was found, in one sentence
     figures: dict[str, float]
     drawn: dict[str, tuple[float, ...]] = {}
     pictures: dict[str, tuple[str, ...]] = {}  # data URIs
 
+    @property
+    def sound(self) -> bool:
+        return self.verdict == "sound"
+
+
+def of_control(succeeds: bool) -> Verdict:
+    """An attack that finds nothing without the defence proves nothing elsewhere."""
+    return "sound" if succeeds else "blunt"
+
+
+def of_defended(*, above_claim: bool, above_bar: bool = False) -> Verdict:
+    """Above the claim is a broken promise; above the bar is more than was found before, which the claim may well permit."""
+    return "above the claim" if above_claim else "above the bar" if above_bar else "sound"
+
 
 class Finding(Section):
-    format: Literal["fedrad-audit-1"] = "fedrad-audit-1"
+    format: Literal["fedrad-audit-2"] = "fedrad-audit-2"
     audit: AuditName
     epsilon: float  # the claim that was held against
     delta: float
@@ -37,14 +57,8 @@ class Finding(Section):
     seconds: float  # of this command; less than all where it went on with an earlier one's runs
 
     @property
-    def broken(self) -> tuple[Arm, ...]:
-        """Defended arms that are not within the claim."""
-        return tuple(arm for arm in self.arms if not arm.control and not arm.sound)
-
-    @property
-    def blunt(self) -> tuple[Arm, ...]:
-        """Controls in which the attack found nothing: then it proves nothing elsewhere."""
-        return tuple(arm for arm in self.arms if arm.control and not arm.sound)
+    def faults(self) -> tuple[Arm, ...]:
+        return tuple(arm for arm in self.arms if not arm.sound)
 
 
 def write_finding(out: Path, finding: Finding) -> None:

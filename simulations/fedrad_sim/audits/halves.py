@@ -21,13 +21,13 @@ from fedrad_common.profiles import SCALE, profile
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_server.aggregation import fold, initial, released
 from fedrad_sim.audits.setting import LEAST_NOISE, RESOURCES, secret
+from fedrad_sim.evaluate import outputs
 
 if TYPE_CHECKING:
     from fedrad_common.packing import Vector
 
 Truth = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint16]
-_BATCH = 512  # images
 
 
 @dataclass(frozen=True)
@@ -68,37 +68,26 @@ def plan_for(protocol: TrainingProtocol, *, size: int) -> Plan:
 def trained(
     collection: Collection, inside: npt.NDArray[np.bool_], cohort: Path, *, protocol: TrainingProtocol, plan: Plan, seed: str
 ) -> Vector:
-    """What a run of this one site releases at its end; `cohort` is a folder that is made and goes again."""
-    shutil.rmtree(cohort, ignore_errors=True)  # of an audit that was stopped
-    _write(cohort, Collection(collection.pixels[inside], collection.truth[inside]), label=protocol.task.labels[0])
-    state = initial(protocol.aggregation, initial_vector(protocol))
-    for number in range(1, protocol.privacy.rounds + 1):
-        job = Job(
-            protocol=protocol, kind="train", round=number, plan=plan, secret=secret(seed=seed, round=number), cohort=cohort, generation=1,
-            resources=RESOURCES, seeded=True,
-        )  # fmt: skip
-        state = fold(protocol.aggregation, state, [(run_inline(job, state.model), float(plan.declared_size))])
-    forget()
-    shutil.rmtree(cohort)
+    """What a run of this one site releases at its end; `cohort` is a folder that is made and goes again, whatever happens."""
+    shutil.rmtree(cohort, ignore_errors=True)  # of an audit whose process was killed
+    try:
+        _write(cohort, Collection(collection.pixels[inside], collection.truth[inside]), label=protocol.task.labels[0])
+        state = initial(protocol.aggregation, initial_vector(protocol))
+        for number in range(1, protocol.privacy.rounds + 1):
+            job = Job(
+                protocol=protocol, kind="train", round=number, plan=plan, secret=secret(seed=seed, round=number), cohort=cohort,
+                generation=1, resources=RESOURCES, seeded=True,
+            )  # fmt: skip
+            state = fold(protocol.aggregation, state, [(run_inline(job, state.model), float(plan.declared_size))])
+    finally:
+        forget()
+        shutil.rmtree(cohort, ignore_errors=True)
     return released(state)
 
 
 def logits(protocol: TrainingProtocol, model: Vector, pixels: Pixels) -> npt.NDArray[np.float64]:
     """(n,) before the sigmoid, which would make all that are sure alike."""
-    import torch
-
-    from fedrad_common.models import build
-    from fedrad_common.packing import unpack
-
-    network = build(protocol.model, n_outputs=1, height=protocol.input.height, width=protocol.input.width)
-    unpack(network, model)
-    network.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(pixels), _BATCH):
-            images = torch.from_numpy(pixels[start : start + _BATCH].astype(np.float32) / SCALE).unsqueeze(1)
-            parts.append(network(images)[:, 0].double().numpy())
-    return np.concatenate(parts)
+    return np.concatenate([said[:, 0].double().numpy() for said in outputs(protocol, model, pixels)])
 
 
 def _write(cohort: Path, members: Collection, *, label: str) -> None:

@@ -18,7 +18,8 @@ from scipy import stats
 from fedrad_common.protocol import TrainingProtocol, load_protocol, replace_settings
 from fedrad_sim.audits import bounds
 from fedrad_sim.audits.claim_curve import Claim, claim_of
-from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding
+from fedrad_sim.audits.defaults import CLAIM, MODELS
+from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding, of_control, of_defended
 from fedrad_sim.audits.halves import Collection, halves, load_collection, logits, plan_for, trained
 from fedrad_sim.audits.journal import SILENT, Bar, Row, played
 from fedrad_sim.scenario import data_path, find_scenario, load_scenario, protocol_path
@@ -27,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 Members = npt.NDArray[np.bool_]
 FEW = 800  # images of the control, for a network of this size knows half of them by heart
 TEMPERATURE = 5.0  # of the probabilities: chosen on the control
-MOST, LEAST = 0.55, 0.65  # areas: of the whole training set with privacy, the upper limit; of the control, at least
+MOST, LEAST = 0.55, 0.65  # areas: of the whole training set with privacy, the upper limit at the default size; of the control, at least
 PLAIN: dict[str, object] = {
     "privacy.unit": "none", "privacy.epsilon": None, "privacy.expected_batch": 64.0, "privacy.steps_per_round": 500, "privacy.rounds": 1,
     "training.optimizer": "adamw", "training.learning_rate": 2e-3, "training.schedule": "constant",
@@ -43,7 +44,7 @@ class World:
     protocol: TrainingProtocol
     images: int | None
     control: bool = False
-    most: float = 1.0  # the area's upper limit that is expected, besides what the claim permits
+    most: float = 1.0  # the bar: the area's upper limit, besides what the claim permits
 
 
 def audit(out: Path, *, epsilon: float, models: int, images: int | None, seed: int, bar: Bar = SILENT) -> Finding:
@@ -61,7 +62,7 @@ def audit(out: Path, *, epsilon: float, models: int, images: int | None, seed: i
     private = replace_settings(protocol, {"privacy.epsilon": epsilon, "rounds.quorum": 1, "evaluation.rounds": []})
     few = min(FEW, images or FEW)
     worlds = (
-        World("with privacy", private, images, most=MOST),
+        World("with privacy", private, images, most=MOST if images is None and models >= MODELS and epsilon <= CLAIM else 1.0),
         World("with privacy, few images", private, few),
         World("without privacy, few images", replace_settings(private, PLAIN), few, control=True),
     )
@@ -106,7 +107,8 @@ def _arm(world: World, private: TrainingProtocol, collection: Collection, folder
         return {"sure": np.where(collection.truth == 1, values, -values).round(6).tolist()}
 
     settings = {"seed": seed, "images": n, "plan": plan.model_dump(mode="json")}
-    rows = played(folder / f"{name}.jsonl", settings, models, model, bar=bar, what=f"membership: models {world.name}")
+    data = (collection.pixels, collection.truth)
+    rows = played(folder / f"{name}.jsonl", settings, models, model, bar=bar, what=f"membership: models {world.name}", data=data)
     sure = np.array([row["sure"] for row in rows], dtype=np.float64)
     permitted = claim_of(claimed, steps=private.privacy.steps)
     return judge(scores(sure, member), member, world, permitted=permitted, delta=claimed.delta, sure=sure)
@@ -117,15 +119,15 @@ def judge(found: Floats, member: Members, world: World, *, permitted: Claim, del
     upper = area + float(stats.norm.ppf(CONFIDENCE)) * error
     proven = area - float(stats.norm.ppf(CERTAINTY)) * error
     broken, most = proven > permitted.area, permitted.area
-    sound = area >= LEAST if world.control else upper <= world.most and not broken
+    defended = of_defended(above_claim=broken, above_bar=upper > world.most)
     alarms, hits = bounds.curve(found[~member], found[member])
     axis = np.concatenate([[0.0], np.logspace(-3, 0, 60)])
-    drawn = {"claim alarms": tuple(axis.round(6).tolist()), "claim hits": tuple(permitted.hits(axis).round(5).tolist())}
+    drawn = {"claim alarms": tuple(axis.round(6).tolist()), "claim hits": tuple(permitted.swapped(axis).round(5).tolist())}
     held = f"; the claim permits {most:.3f}" if not world.control else f"; the claim, were it kept, would permit {most:.3f}"
     return Arm(
         name=world.name,
         control=world.control,
-        sound=sound,
+        verdict=of_control(area >= LEAST) if world.control else defended,
         says=f"area under the attack's ROC curve {area:.3f}, at most {upper:.3f} with 95 % confidence{held}",
         figures={
             "area": area,
@@ -133,9 +135,9 @@ def judge(found: Floats, member: Members, world: World, *, permitted: Claim, del
             "area, lower limit, 99.9 %": proven,
             "greatest area permitted": most,
             "found at 1 % false alarms": bounds.found_at(found, member, 0.01),
-            "permitted at 1 % false alarms": float(permitted.hits(np.array([0.01]))[0]),
+            "permitted at 1 % false alarms": float(permitted.swapped(np.array([0.01]))[0]),
             "found at 0.1 % false alarms": bounds.found_at(found, member, 0.001),
-            "permitted at 0.1 % false alarms": float(permitted.hits(np.array([0.001]))[0]),
+            "permitted at 0.1 % false alarms": float(permitted.swapped(np.array([0.001]))[0]),
             "delta": delta,
             "members of a model": float(member[0].sum()),
             "others": float((~member[0]).sum()),

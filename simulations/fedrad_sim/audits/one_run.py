@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fedrad_common.accounting import exact_delta
 from fedrad_sim.audits import bounds
-from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding
+from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding, of_control, of_defended
 from fedrad_sim.audits.journal import SILENT, Bar, Row, played
 from fedrad_sim.audits.setting import Setting, canaries, cohort_of, make_setting, secret
 
@@ -81,7 +81,7 @@ def judge(scores: Floats, coins: Coins, setting: Setting, *, name: str, control:
     return Arm(
         name=name,
         control=control,
-        sound=above == control,
+        verdict=of_control(above) if control else of_defended(above_claim=above),
         says=f"ε is at least {proven:.2f} with 99.9 % confidence: {'above' if above else 'within'} the claim of {claim:g}",
         figures={
             "guesses, 95 %": shown, "guesses, 99.9 %": proven, "canaries": float(len(coins)), "guesses made": float(guesses),

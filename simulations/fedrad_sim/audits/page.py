@@ -37,8 +37,8 @@ def page(findings: Sequence[Finding]) -> str:
 
 
 def _banner(findings: Sequence[Finding]) -> Markup | None:
-    broken = [f"{finding.audit}: {arm.says}" for finding in findings for arm in (*finding.broken, *finding.blunt)]
-    return element("p", "Not as it should be. " + ". ".join(broken), class_="banner", role="alert") if broken else None
+    faults = [f"{finding.audit}, {arm.name}, {arm.verdict}: {arm.says}" for finding in findings for arm in finding.faults]
+    return element("p", "Not as it should be. " + ". ".join(faults), class_="banner", role="alert") if faults else None
 
 
 def _summary(findings: Sequence[Finding]) -> Markup:
@@ -72,7 +72,7 @@ def _drawn(finding: Finding, figures: dict[str, Spec]) -> list[Markup]:
     placed: list[Markup] = []
     if finding.audit in ("two-worlds", "one-run"):
         limits = [key for key in dict.fromkeys(key for arm in finding.arms for key in arm.figures) if key.endswith("%")]
-        caption = "Lower limits of ε of each arm. Right of the line is above the claim."
+        caption = f"Lower limits of ε of each arm. Right of the line is above the claim; {drawings.EDGE} claims and more are at the edge."
         placed.append(draw("limits", drawings.limits(finding.arms, limits, finding.epsilon), caption))
     scores = [(number, arm) for number, arm in enumerate(finding.arms) if "score" in arm.drawn]
     if scores:

@@ -17,14 +17,15 @@ from fedrad_common.accounting import exact_delta
 from fedrad_common.profiles import SCALE
 from fedrad_sim.audits import bounds
 from fedrad_sim.audits.claim_curve import claim_of
-from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding
+from fedrad_sim.audits.finding import CERTAINTY, CONFIDENCE, Arm, Finding, of_control, of_defended
 from fedrad_sim.audits.journal import SILENT, Bar, Row, played
 from fedrad_sim.audits.setting import DELTA, Setting, canaries, cohort_of, make_setting, secret
 
 Floats = npt.NDArray[np.float64]
 SIDE, PIXEL, PATIENTS = 8, 0, 8
-ROUNDS = {"full batches": (1.0, 4), "sampled": (0.25, 8)}  # sampling rate and rounds
-LEAKY = 0.25  # of the noise, in the control
+# Sampling rate, rounds, and the share of the noise in the control: so little that each limit alone is above the claim.
+ROUNDS = {"full batches": (1.0, 4, 0.25), "sampled": (0.25, 8, 0.125)}
+EACH = 1 - (1 - CERTAINTY) / 2  # the larger of two limits is held against the claim: each takes half of the error
 GAUSSIAN, FREE = "Gaussian family", "assumption-free"
 
 
@@ -39,9 +40,9 @@ class Worlds:
 def audit(out: Path, *, epsilon: float, runs: int, seed: int, bar: Bar = SILENT) -> Finding:
     """Play `runs` runs a world of every arm; what `out` holds of them already is kept."""
     start, arms = time.monotonic(), []
-    for name, (rate, rounds) in ROUNDS.items():
+    for name, (rate, rounds, leaky) in ROUNDS.items():
         setting = make_setting(epsilon=epsilon, patients=PATIENTS, rate=rate, rounds=rounds, side=SIDE)
-        for share in (1.0, LEAKY):
+        for share in (1.0, leaky):
             label = name if share == 1 else f"{name}, {share:g} of the noise"
             worlds = play(setting.with_noise(share), label, out / "two-worlds", runs=runs, seed=seed, bar=bar)
             arms.append(judge(worlds, setting, name=label, control_of=name if share != 1 else ""))
@@ -85,7 +86,7 @@ def judge(worlds: Worlds, setting: Setting, *, name: str, control_of: str = "") 
     assert claim is not None
     delta, values = exact_delta(plan.delta), {"out": scores(worlds.out, setting), "in": scores(worlds.inside, setting)}
     half = len(values["out"]) // 2
-    choice = bounds.best_decision(values["out"][:half], values["in"][:half], delta=delta, confidence=CERTAINTY)
+    choice = bounds.best_decision(values["out"][:half], values["in"][:half], delta=delta, confidence=EACH)
     judged = values["out"][half:], values["in"][half:]
 
     def gaussian(confidence: float, *, least: bool = True) -> float:
@@ -95,8 +96,8 @@ def judge(worlds: Worlds, setting: Setting, *, name: str, control_of: str = "") 
     def free(confidence: float) -> float:
         return choice.limit(*judged, delta=delta, confidence=confidence)
 
-    proven = max(gaussian(CERTAINTY), free(CERTAINTY))
-    above = proven > claim
+    proven = {GAUSSIAN: gaussian(EACH), FREE: free(EACH)}
+    above = [limit for limit, value in proven.items() if value > claim]
     alarms, misses = choice.errors(*judged)
     figures = {
         f"{GAUSSIAN}, best estimate": gaussian(CONFIDENCE, least=False),
@@ -113,8 +114,12 @@ def judge(worlds: Worlds, setting: Setting, *, name: str, control_of: str = "") 
     if not control:
         drawn["claim alarms"] = tuple(np.linspace(0, 1, 101).round(3).tolist())
         drawn["claim hits"] = tuple(claim_of(plan, steps=steps).hits(np.linspace(0, 1, 101)).round(5).tolist())
-    says = f"ε is at least {proven:.2f} with 99.9 % confidence: {'above' if above else 'within'} the claim of {claim:g}"
-    return Arm(name=name, control=control, of=control_of, sound=above == control, says=says, figures=figures, drawn=drawn)
+    # Each limit is shown to work by its own success without the defence; one above the claim is enough where it is not.
+    verdict = of_control(len(above) == len(proven)) if control else of_defended(above_claim=bool(above))
+    limits = " and ".join(f"{value:.2f} ({limit})" for limit, value in proven.items())
+    which = "neither" if not above else "both" if len(above) == len(proven) else f"only {above[0]}"
+    says = f"ε is at least {limits}, together with 99.9 % confidence: {which} above the claim of {claim:g}"
+    return Arm(name=name, control=control, of=control_of, verdict=verdict, says=says, figures=figures, drawn=drawn)
 
 
 def _drawn(out: Floats, inside: Floats) -> dict[str, tuple[float, ...]]:

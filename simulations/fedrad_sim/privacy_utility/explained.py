@@ -18,6 +18,12 @@ _SOURCES = (
     "One run at one ε: a hospital's ledger adds up all runs, and its ceiling is for its lifetime.",
 )
 
+_SAME_START = "All seeds start from the same initial weights, those of the protocol: what another start would do is in no band."
+_SAME_PATIENTS = (
+    "All seeds share the patients of the imported arrays, of whom each makes its own hospitals and its own split. Their spread is that of "
+    "splits, sampling and noise, and less than that of other patients would be."
+)
+
 
 def meaning(found: Utility) -> Markup:
     """For each epsilon the best attack that it leaves open, by (epsilon, delta) alone and by the plan's own noise."""
@@ -121,7 +127,9 @@ def sources(found: Utility) -> Markup:
             "Measured: the AUCs of the first picture, on every hospital's own validation patients, whom no run trained on. A simulation "
             "may look at their scores one by one; hospitals may not, and no ledger was charged for it."
         )
-    points = [scored, *_SOURCES]
+    points = [scored, _SAME_START, *_SOURCES]
+    if not found.held_out:
+        points.insert(1, _SAME_PATIENTS)
     if found.unit == "image":
         points.append("Several images may be one child's, and the intervals take them as different ones.")
     return section("sources", "Where these numbers come from", element("ul", *(element("li", point) for point in points)))

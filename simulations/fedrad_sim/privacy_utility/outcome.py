@@ -21,7 +21,17 @@ class Band:
 
     epsilon: float | None  # None: without privacy
     median: float
-    low: float  # the lowest and the highest end of the seeds' 95 % intervals: both kinds of chance, patients' and seeds'
+    low: float  # the lowest and the highest end of the seeds' 95 % intervals: no interval of its own
+    high: float
+    n_seeds: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How far below no privacy an epsilon is, seed by seed: both of a seed are scored on the same patients."""
+
+    median: float
+    low: float  # the least and the greatest difference of a seed
     high: float
     n_seeds: int
 
@@ -63,6 +73,13 @@ class Utility:
     def reference(self, kind: Kind) -> Band | None:
         return _band(None, self._estimates(None, kind))
 
+    def loss(self, epsilon: float, kind: Kind) -> Loss | None:
+        """None: no seed has both."""
+        found = {(point.epsilon, point.seed): getattr(point, kind) for point in self.points}
+        pairs = [(found.get((None, seed)), found.get((epsilon, seed))) for seed in self.seeds]
+        lost = [without.auc - private.auc for without, private in pairs if without is not None and private is not None]
+        return Loss(statistics.median(lost), min(lost), max(lost), len(lost)) if lost else None
+
     def _estimates(self, epsilon: float | None, kind: Kind) -> list[Estimate]:
         found = (getattr(point, kind) for point in self.points if point.epsilon == epsilon)
         return [estimate for estimate in found if estimate is not None]
@@ -98,12 +115,18 @@ class Utility:
             "epsilons": list(self.epsilons),
             "seeds": list(self.seeds),
             "points": [point.model_dump(mode="json") for point in self.points],
-            "curve": [_facts(band) for band in self.curve("scored")],
+            "curve": [self._with_loss(band, "scored") for band in self.curve("scored")],
             "reference": _facts(self.reference("scored")),
-            "released_curve": [_facts(band) for band in self.curve("released")],
+            "released_curve": [self._with_loss(band, "released") for band in self.curve("released")],
             "released_reference": _facts(self.reference("released")),
             "readings": [_reading(epsilon, reading) for epsilon, reading in zip(self.epsilons, self.readings, strict=True)],
         }
+
+    def _with_loss(self, band: Band, kind: Kind) -> dict[str, Any]:
+        assert band.epsilon is not None
+        loss = self.loss(band.epsilon, kind)
+        lost = None if loss is None else {"median": loss.median, "low": loss.low, "high": loss.high, "n": loss.n_seeds}
+        return {**(_facts(band) or {}), "lost": lost}
 
 
 def _band(epsilon: float | None, estimates: Sequence[Estimate]) -> Band | None:

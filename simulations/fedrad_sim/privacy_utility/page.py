@@ -4,7 +4,7 @@ from fedrad_common.page import document
 from fedrad_common.page.markup import Content, Markup, element, join, note, section, table
 from fedrad_server.report import words
 from fedrad_sim.privacy_utility import drawing, explained
-from fedrad_sim.privacy_utility.outcome import Band, Kind, Utility
+from fedrad_sim.privacy_utility.outcome import Band, Kind, Loss, Utility
 
 _SEEDED = (
     "Seeded noise. Everything here was simulated with reproducible noise: the numbers hold, the privacy of these runs does not. Every ε "
@@ -48,7 +48,12 @@ def _scored_on(found: Utility) -> str:
 
 def _short(found: Utility) -> Markup:
     bands, reference = found.curve("scored"), found.reference("scored")
-    said = [f"At ε {band.epsilon:g} the federated model reached an AUC of {_with_band(band)}." for band in bands]
+    said = []
+    for band in bands:
+        assert band.epsilon is not None
+        loss = found.loss(band.epsilon, "scored")
+        below = f", {_with_range(loss)} below the same seed without privacy" if loss else ""
+        said.append(f"At ε {band.epsilon:g} the federated model reached an AUC of {_with_band(band)}{below}.")
     if reference is not None:
         said.append(f"Without privacy it reached {_with_band(reference)}.")
     if not bands:
@@ -60,8 +65,9 @@ def _short(found: Utility) -> Markup:
 def _curve(found: Utility) -> Markup:
     caption = (
         "A circle is one seed: its own hospitals, splits, sampling and noise. The line joins the medians. The band reaches from the "
-        f"lowest to the highest end of the seeds' 95 % intervals, which resample whole {found.unit}s. Dashed: without clip and noise, by "
-        "the scenario's settings for that."
+        f"lowest to the highest end of the seeds' 95 % intervals, which resample whole {found.unit}s; it is no interval itself, and bands "
+        "that overlap do not mean that there is no difference. All ε of a seed are scored on the same patients: the table compares them "
+        "seed by seed. Dashed: without clip and noise, by the scenario's settings for that."
     )
     return section("curve", "AUC against ε", *_picture(found, "scored", caption), _table(found, "scored"))
 
@@ -100,11 +106,12 @@ def _table(found: Utility, kind: Kind) -> Markup:
     each = {(point.epsilon, point.seed): getattr(point, kind) for point in found.points}
     rows = []
     for band in (*found.curve(kind), *([reference] if reference else [])):
-        lost = words.DASH if reference is None or band.epsilon is None else f"{reference.median - band.median:.3f}"
+        loss = None if band.epsilon is None else found.loss(band.epsilon, kind)
+        lost = words.DASH if loss is None else _with_range(loss)
         seeds = (each.get((band.epsilon, seed)) for seed in found.seeds)
         name = "none" if band.epsilon is None else f"{band.epsilon:g}"
         rows.append((name, _with_band(band), lost, *(words.DASH if one is None else f"{one.auc:.3f}" for one in seeds)))
-    head = ("ε", "AUC, median (band)", "below no privacy", *(f"seed {seed}" for seed in found.seeds))
+    head = ("ε", "AUC, median (band)", "below no privacy, seed by seed: median (range)", *(f"seed {seed}" for seed in found.seeds))
     return join(
         [table(head, rows, numbers=range(1, len(head))), note("ε is what the protocol asks, for the whole run, at every hospital.")]
     )
@@ -112,3 +119,7 @@ def _table(found: Utility, kind: Kind) -> Markup:
 
 def _with_band(band: Band) -> str:
     return words.with_interval(band.median, (band.low, band.high))
+
+
+def _with_range(loss: Loss) -> str:
+    return words.with_interval(loss.median, (loss.low, loss.high))

@@ -11,11 +11,12 @@ from typing import Any
 
 from fedrad_common.errors import FedradError, MisuseError
 from fedrad_common.files import exclusive_lock, make_folder, read_json, write_atomic, write_json
+from fedrad_sim.privacy_utility.affordable import check_affordable
 from fedrad_sim.privacy_utility.outcome import Utility
-from fedrad_sim.privacy_utility.points import Points, point_of, read_points
+from fedrad_sim.privacy_utility.points import Point, Points, point_of, read_points
 from fedrad_sim.privacy_utility.source import Source
 
-LARGEST = 20.0  # epsilon: beyond, it promises a patient nothing that is worth a curve (and the sites' ceiling would be in the way)
+LARGEST = 20.0  # epsilon: beyond, it promises a patient nothing that is worth a curve; a small hospital's ceiling may be lower
 _FORMAT = "fedrad-privacy-utility-sweep-1"
 _STAMP, _LOCK = "sweep.json", "lock"
 
@@ -56,7 +57,7 @@ def sweep(
     A sweep of the same source that `out` holds already is gone on with, and grows by the new epsilons and seeds.
 
     Raises:
-        MisuseError: `out` holds something else.
+        MisuseError: `out` holds something else, or a hospital cannot keep an epsilon; what `out` holds is as it was.
         FedradError: a run could not be finished; what was finished before is kept.
     """
     new = not (out / _STAMP).exists()
@@ -65,6 +66,7 @@ def sweep(
     try:
         with exclusive_lock(out / _LOCK, what="this sweep"):
             grid = grid if new else _begun(out, source).plus(grid)
+            check_affordable(source, {seed: _missing(out, seed, grid) for seed in grid.seeds}, progress)
             _write(out, source, grid)
             for seed in grid.seeds:
                 _play_seed(out, seed, grid, jobs=jobs, say=say, progress=progress)
@@ -102,10 +104,8 @@ def _described(source: Source) -> dict[str, Any]:
 
 
 def _play_seed(out: Path, seed: int, grid: Grid, *, jobs: int, say: Callable[[str], None], progress: Any) -> None:
-    kept = _kept(out, seed)
-    before = read_points(kept).points if kept.is_file() else ()
+    kept, before, missing = _kept(out, seed), _before(out, seed), _missing(out, seed, grid)
     finished = {point.epsilon for point in before}
-    missing = [epsilon for epsilon in grid.epsilons if epsilon not in finished]
     if not missing and None in finished:
         say(f"seed {seed}: finished before")
         return
@@ -127,6 +127,17 @@ def _play_seed(out: Path, seed: int, grid: Grid, *, jobs: int, say: Callable[[st
         if point.state != "finished":
             what = "without privacy" if point.epsilon is None else f"epsilon {point.epsilon:g}"
             raise FedradError(f"seed {seed}, {what}: the run is {point.state}", hint="run the same command again; what is finished is kept")
+
+
+def _missing(out: Path, seed: int, grid: Grid) -> list[float]:
+    finished = {point.epsilon for point in _before(out, seed)}
+    return [epsilon for epsilon in grid.epsilons if epsilon not in finished]
+
+
+def _before(out: Path, seed: int) -> tuple[Point, ...]:
+    """The seed's points that are finished."""
+    kept = _kept(out, seed)
+    return read_points(kept).points if kept.is_file() else ()
 
 
 def _kept(out: Path, seed: int) -> Path:
