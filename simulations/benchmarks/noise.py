@@ -15,6 +15,7 @@ from scipy.stats import kstest
 from fedrad_client.privacy.exact_gaussian import noise_delta, noise_distance
 from fedrad_client.privacy.noise import AesNoise
 from fedrad_client.privacy.optimizer import GRID
+from fedrad_common import processes
 
 Words = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--recover-seed", action="store_true")
     parser.add_argument("--bits", type=int, default=24, help="of the seed that are really searched")
     options = parser.parse_args()
+    processes.keep_memory()  # as in a site's training child
     torch.set_num_threads(1)
     if options.recover_seed:
         print_recovery(options.bits)
