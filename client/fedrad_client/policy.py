@@ -47,7 +47,7 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
         "somebody holds an answer that this ledger does not know: an older copy, or a clone",
     ),
     "withdrawals-lost": ("internal", "the list of withdrawn patients is missing or shorter than it was"),
-    "weights-lost": ("internal", "the public weights that the protocol builds on are not kept here any more"),
+    "weights-lost": ("internal", "the public weights that the protocol builds on are gone from here, changed, or cannot be read"),
     "unconfined": ("internal", "this machine cannot shut in the process that works, as site.toml requires; nothing was computed"),
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }

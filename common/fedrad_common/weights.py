@@ -5,6 +5,7 @@ safetensors is a header of names, types, shapes and offsets, then numbers: nothi
 
 from __future__ import annotations
 
+import functools
 import shutil
 import stat
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from fedrad_common.canonical import Sha256
-from fedrad_common.errors import ConfigError, MisuseError
+from fedrad_common.errors import ConfigError, FedradError, MisuseError
 from fedrad_common.files import atomic_stream, make_folder, sha256_file
 from fedrad_common.models import build, outline, whole_of
 from fedrad_common.packing import Vector, pack, unpack, vector_hash
@@ -127,6 +128,21 @@ def kept_file(home: Path, initial: Lineage) -> Path:
     return home / FOLDER / f"{initial.weights}.safetensors"
 
 
+def keeps(home: Path, initial: Lineage) -> bool:
+    """Whether the kept file is there, can be read, and is still the one that the protocol names. Read again only once it was touched."""
+    path = kept_file(home, initial)
+    try:
+        found = path.stat()
+        return _known_hash(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)) == initial.weights
+    except (FedradError, OSError):
+        return False
+
+
+@functools.lru_cache(maxsize=16)
+def _known_hash(path: Path, state: tuple[int, ...]) -> Sha256:
+    return file_hash(path)  # of the file in that state: in another one it is another key
+
+
 def keep_file(home: Path, file: Path) -> Sha256:
     """Copy it to where `kept_file` finds it; returns its hash. Raises MisuseError: it is no plain file, or changes meanwhile."""
     name = file_hash(file)
@@ -141,9 +157,12 @@ def keep_file(home: Path, file: Path) -> Sha256:
 
 
 def file_hash(path: Path) -> Sha256:
-    """Raises MisuseError: it is no plain file of a size that may be read."""
+    """Raises MisuseError: it is no plain file of a size that may be read, or not for this account."""
     _check_plain(path)
-    return sha256_file(path)
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise MisuseError(f"{path.name}: cannot be read ({type(error).__name__})", hint="let this account read it") from None
 
 
 def write_weights(protocol: TrainingProtocol, vector: Vector, path: Path, *, lineage: dict[str, str]) -> None:

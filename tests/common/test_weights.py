@@ -148,6 +148,18 @@ def test_only_a_plain_file_of_bounded_size_is_opened(tmp_path: Path, monkeypatch
             public_vector(PROTOCOL, path)
 
 
+def test_a_file_that_this_account_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = written(tmp_path / "w.safetensors", tensors())
+    protocol = starting_from(path)
+    monkeypatch.setattr(weights, "sha256_file", refuse)
+    with pytest.raises(MisuseError, match=r"^w\.safetensors: cannot be read \(PermissionError\)$") as refused:
+        check_public(protocol, path)
+    assert refused.value.hint
+
+
 def test_what_is_exported_comes_back_and_names_its_lineage(tmp_path: Path) -> None:
     vector = pack(build(PROTOCOL.model.model_copy(update={"seed": 9}), n_outputs=1, height=28, width=28))
     path = tmp_path / "out.safetensors"

@@ -1,6 +1,7 @@
 """Where a part of a network learns, a patient still adds one clipped vector of that part; what stays is the site's own, checked file."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,12 +28,14 @@ from fedrad_client.privacy.training import train
 from fedrad_client.site import Home, open_site
 from fedrad_client.work import Worker, compute, run_child, run_inline
 from fedrad_client.work.scoring import features_of, fixed_front
+from fedrad_common import weights
 from fedrad_common.errors import MisuseError
+from fedrad_common.files import sha256_file
 from fedrad_common.models import build, outline, whole_of
 from fedrad_common.packing import pack, vector_hash
 from fedrad_common.protocol import TrainingProtocol, render_protocol, replace_settings
 from fedrad_common.records import Answer
-from fedrad_common.weights import check_public, file_hash, first_vector, keep_file, kept_file, public_vector, write_weights
+from fedrad_common.weights import check_public, file_hash, first_vector, keep_file, keeps, kept_file, public_vector, write_weights
 from fedrad_sim.one_site import asked
 
 PARTS = {"head": {"model.trains": "head"}} | {kind: {"model.trains": kind, "model.rank": 2} for kind in ("lora", "lora-up")}
@@ -144,7 +147,7 @@ def test_a_site_that_does_not_hold_what_stays_cannot_approve(make_site, written)
 
 
 def test_a_file_that_changed_at_the_site_is_no_basis(make_site, written) -> None:
-    home, (chosen, path) = make_site(), written("lora")
+    home, (chosen, path) = make_site(), written("head")
     keep_file(home.path, path)
     kept = kept_file(home.path, chosen.model.initial)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
@@ -201,18 +204,65 @@ def test_another_files_features_are_never_taken_for_these(make_site, written) ->
     assert not np.array_equal(public, random)
 
 
-def test_a_file_that_is_gone_refuses_the_order_before_anything_is_spent(make_site, coordinator, written) -> None:
+def lost(file: Path) -> None:
+    file.unlink()
+
+
+def changed(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+
+def unreadable(file: Path) -> None:
+    """For any account, also one that no permission stops: a link to itself."""
+    file.unlink()
+    file.symlink_to(file)
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("harm", [lost, changed, unreadable, a_folder])
+def test_a_file_that_is_not_the_approved_one_refuses_each_order_before_anything_is_spent(make_site, coordinator, written, harm) -> None:
     home, (chosen, path) = make_site(), written("head")
     keep_file(home.path, path)
     ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
-    kept_file(home.path, chosen.model.initial).unlink()
+    kept = kept_file(home.path, chosen.model.initial)
+    assert keeps(home.path, chosen.model.initial)  # known by heart until it is touched
+    harm(kept)
     with open_site(home.path) as site:
-        given = answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline)
+        for _ in range(2):
+            given = answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline)
 
-        assert given == Answer(refusal="internal")
-        assert site.audit.entries[-1].body["reason"] == "weights-lost"
-        assert not site.ledger.account.runs
+            assert given == Answer(refusal="internal")
+            assert site.audit.entries[-1].body["reason"] == "weights-lost"
+        assert (site.ledger.account.training, site.ledger.account.answers, site.ledger.account.runs) == (0, 0, ())
     assert REASONS["weights-lost"][0] == "internal"
+
+
+def test_a_file_that_was_brought_again_answers(make_site, coordinator, written) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path)
+    ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
+    changed(kept_file(home.path, chosen.model.initial))
+    with open_site(home.path) as site:
+        assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline).refusal == "internal"
+        keep_file(home.path, path)
+        assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline).refusal is None
+
+
+def test_a_large_file_is_read_once_for_many_orders(make_site, written, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path)
+    read: list[Path] = []
+    monkeypatch.setattr(weights, "sha256_file", lambda file: read.append(file) or sha256_file(file))
+    assert [keeps(home.path, chosen.model.initial) for _ in range(3)] == [True] * 3
+    assert len(read) == 1
+
+    os.utime(kept_file(home.path, chosen.model.initial))
+    assert keeps(home.path, chosen.model.initial)
+    assert len(read) == 2
 
 
 def test_a_site_keeps_only_the_file_that_the_protocol_names(make_site, written, tmp_path: Path) -> None:
