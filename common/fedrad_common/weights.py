@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "weights"  # of a site's or a coordinator's home
 MOST_BYTES = 1 << 30  # of a file
 _TYPES = ("F16", "F32", "F64")
+_SHOWN = 80  # characters of a name that a file tells
 _SAME_NETWORK = "the weights must be of the very network that the protocol names, saved under its own names"
 
 
@@ -64,6 +65,7 @@ def _read(path: Path, model: Model, *, fresh: str, n_outputs: int, height: int, 
     _check_plain(path)
     try:
         with safe_open(path, framework="numpy") as file:  # reads the header alone
+            _refuse_released(file.metadata() or {}, name=path.name)
             _compare(file, wanted, fresh, network=model.name, name=path.name)
             for weight, parameter in wanted.items():
                 with np.errstate(over="ignore"):
@@ -79,12 +81,26 @@ def _read(path: Path, model: Model, *, fresh: str, n_outputs: int, height: int, 
     return pack(network)
 
 
+def _refuse_released(header: dict[str, str], *, name: str) -> None:
+    """What a run released learned from patients. Stops an honest mistake only: anybody may write another header."""
+    if "run" in header:
+        raise ConfigError(
+            f"{name}: was released by the run {_shown(header['run'])}: it is not public",
+            hint='start from that run with model.initial.kind = "run", at the coordinator that has it: sites then know its lineage',
+        )
+
+
+def _shown(name: str) -> str:
+    """A name from a file of anybody's, for a terminal: nothing in it may move the cursor."""
+    return repr(name[:_SHOWN])[: _SHOWN + 2]
+
+
 def _compare(file: Any, wanted: dict[str, nn.Parameter], fresh: str, *, network: str, name: str) -> None:
     found = set(file.keys())
     if missing := sorted(set(wanted) - found):
         raise ConfigError(f"{name}: weight {missing[0]} is missing, {len(missing)} in all", hint=_SAME_NETWORK)
     if more := sorted(weight for weight in found - set(wanted) if not _is_of(weight, fresh)):
-        raise ConfigError(f"{name}: weight {more[0]} is none of {network}'s, {len(more)} in all", hint=_SAME_NETWORK)
+        raise ConfigError(f"{name}: weight {_shown(more[0])} is none of {network}'s, {len(more)} in all", hint=_SAME_NETWORK)
     for weight, parameter in wanted.items():
         told = file.get_slice(weight)
         shape, kind = tuple(told.get_shape()), told.get_dtype()
@@ -140,7 +156,8 @@ def keeps(home: Path, initial: Lineage) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def _known_hash(path: Path, state: tuple[int, ...]) -> Sha256:
-    return file_hash(path)  # of the file in that state: in another one it is another key
+    """By path and state, so that a file that was touched is read again."""
+    return file_hash(path)
 
 
 def keep_file(home: Path, file: Path) -> Sha256:
