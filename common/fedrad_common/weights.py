@@ -139,6 +139,15 @@ def backbone(model: Model, path: Path, *, n_outputs: int, height: int, width: in
     return _read(path, model, fresh=initial.fresh, n_outputs=n_outputs, height=height, width=width)
 
 
+def check_stays(model: Model) -> None:
+    """Raises ConfigError: what is not trained would be drawn by each site's own torch, which no hash names and nobody compares."""
+    if model.trains != "all" and model.initial.kind == "random":
+        raise ConfigError(
+            f"model.initial.kind is 'random': with model.trains {model.trains!r} what stays would be as each machine draws it",
+            hint="name public weights (fedrad-coordinator weights), or train all of the network",
+        )
+
+
 def kept_file(home: Path, initial: Lineage) -> Path:
     """Where a site or a coordinator keeps the public weights that a protocol names; it may not be there."""
     return home / FOLDER / f"{initial.weights}.safetensors"

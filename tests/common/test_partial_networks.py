@@ -8,7 +8,7 @@ from torch import nn
 from fedrad_common import models
 from fedrad_common.errors import ConfigError
 from fedrad_common.models import build, initial_vector, outline, whole_of
-from fedrad_common.packing import pack, unpack
+from fedrad_common.packing import pack, unpack, vector_hash
 from fedrad_common.protocol import Model, parse_protocol, replace_settings
 
 SIZES = {"n_outputs": 2, "height": 64, "width": 64}
@@ -76,6 +76,29 @@ def test_it_follows_its_input_to_another_precision() -> None:
     assert part.double()(IMAGES.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("trains", ["head", "lora", "lora-up"])
+def test_what_stays_is_the_same_where_torch_draws_other_numbers(monkeypatch: pytest.MonkeyPatch, trains: str) -> None:
+    """Nobody compares it between sites: it must not hang on a version of torch, or on a processor."""
+    model = model_of("resnet", trains, public=True)
+    weights, real = another(model), torch.manual_seed
+    here = build(model, **SIZES, backbone=weights)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: real(seed + 1))
+    there = build(model, **SIZES, backbone=weights)
+    for network in (here, there):
+        unpack(network, np.linspace(-1, 1, pack(here).size, dtype=np.float32))
+
+    with torch.no_grad():
+        assert torch.equal(here(IMAGES), there(IMAGES))
+
+
+def test_a_detours_first_half_is_the_seeds_to_the_bit() -> None:
+    named = outline(model_of("resnet", "lora"), **SIZES).named_parameters()
+    (first, second, *_) = (parameter.detach() for name, parameter in named if name.endswith("down.weight"))
+    assert vector_hash(first.numpy().ravel()).startswith("acf48e7e5c2e491d")
+    assert float(second.std()) == pytest.approx(second[0].numel() ** -0.5, rel=0.1)
+    assert float(second.abs().max()) <= (3 / second[0].numel()) ** 0.5
+
+
 class Planted(nn.Module):
     def __init__(self, n_outputs: int, height: int, width: int, *, fault: str) -> None:
         super().__init__()
@@ -129,8 +152,10 @@ def test_without_its_public_weights_nothing_is_built() -> None:
         ({"model.trains": "some"}, "'all', 'head', 'lora' or 'lora-up'"),
         (
             {"model.trains": "head", "model.initial": {"kind": "run", "model": "0" * 64, "protocol": "0" * 64, "unit": "patient"}},
-            "the rest is random or public",
+            "the rest is public weights, and initial.kind is 'run'",
         ),
+        ({"model.trains": "head", "model.initial": PUBLIC | {"fresh": "stem"}}, "initial.fresh is 'head' or of it, .* not 'stem'"),
+        ({"model.trains": "head", "model.initial": PUBLIC | {"fresh": "header"}}, "initial.fresh is 'head' or of it, .* not 'header'"),
     ],
 )
 def test_a_part_that_is_half_told_is_no_protocol(protocol_bytes: bytes, settings: dict[str, object], said: str) -> None:

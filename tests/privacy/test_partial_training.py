@@ -82,7 +82,7 @@ def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(
         noised(optimizer)
 
     monkeypatch.setattr(PatientOptimizer, "add_noise", look)
-    for each in (data, patients_of(data, [0, 1, 2, 4]), patients_of(data, [3])):
+    for each in (data, patients_of(data, [0, 1, 2, 3]), patients_of(data, [4])):
         difference(each, network_of(chosen, hostile=hostile), setup=chosen)
     together, others, alone = caught
     assert np.linalg.norm(together - others - alone) <= 1e-9
@@ -144,6 +144,12 @@ def test_a_site_that_does_not_hold_what_stays_cannot_approve(make_site, written)
     shown = "\n".join(lines(seen))
     assert "read from this site's own file; of invented, here" in shown
     assert "trains        its last layer; all else stays as it is" in shown
+
+
+def test_what_stays_is_never_what_each_machine_draws(make_site, written) -> None:
+    home, (chosen, _) = make_site(), written("lora-up")
+    (obstacle,) = preview_of(home, replace_settings(chosen, {"model.trains": "head", "model.rank": None, "model.initial": {}})).obstacles
+    assert "with model.trains 'head' what stays would be as each machine draws it" in obstacle
 
 
 def test_a_file_that_changed_at_the_site_is_no_basis(make_site, written) -> None:
