@@ -8,6 +8,7 @@ from torch import nn
 from fedrad_common import models
 from fedrad_common.errors import ConfigError
 from fedrad_common.models import build, initial_vector, outline, whole_of
+from fedrad_common.models.partial import Fixed
 from fedrad_common.packing import pack, unpack, vector_hash
 from fedrad_common.protocol import Model, parse_protocol, replace_settings
 
@@ -97,6 +98,35 @@ def test_a_detours_first_half_is_the_seeds_to_the_bit() -> None:
     assert vector_hash(first.numpy().ravel()).startswith("acf48e7e5c2e491d")
     assert float(second.std()) == pytest.approx(second[0].numel() ** -0.5, rel=0.1)
     assert float(second.abs().max()) <= (3 / second[0].numel()) ** 0.5
+
+
+@pytest.mark.parametrize("trains", ["head", "lora", "lora-up"])
+@pytest.mark.parametrize("standardized", [False, True])
+def test_a_pass_in_bfloat16_leaves_what_stays_as_it_is(trains: str, standardized: bool) -> None:
+    part = outline(model_of("resnet", trains, weight_standardization=standardized), **SIZES)
+    fixed = [layer for layer in part.modules() if isinstance(layer, Fixed)]
+    norms = list[torch.dtype]()
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        norms.extend((*(each.dtype for each in inputs), output.dtype))
+
+    constants = [weight for layer in fixed for weight in layer._held[0].parameters()]
+    before = [weight.clone() for weight in constants]
+    for layer in fixed:
+        for inner in layer._held[0].modules():
+            if isinstance(inner, nn.GroupNorm):
+                inner.register_forward_hook(note)
+    with torch.no_grad():
+        exact = part(IMAGES)
+        norms.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            rough = part(IMAGES)
+        again = part(IMAGES)
+
+    assert all(torch.equal(*pair) and pair[0].dtype == torch.float32 for pair in zip(constants, before, strict=True))
+    assert torch.equal(again, exact)
+    assert 0 < float((rough.float() - exact).abs().max()) < 0.02
+    assert trains == "head" or set(norms) == {torch.float32}
 
 
 class Planted(nn.Module):

@@ -40,6 +40,8 @@ class Fixed(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         (layer,) = self._held
+        if maps.dtype == torch.bfloat16:  # of an autocast, which rounds what it multiplies by itself: the constants stay what they are
+            maps = maps.float()
         known = next(layer.parameters(), maps)
         if (known.device, known.dtype) != (maps.device, maps.dtype):
             layer.to(maps.device, maps.dtype)
