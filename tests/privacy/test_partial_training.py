@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fakes.steps import SIDE, dataset, difference, one_thread, patients_of, plan
 from torch import nn
 from typer.testing import CliRunner
 
+from fedrad_client import approval
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
 from fedrad_client.approval import preview as look
@@ -31,7 +33,7 @@ from fedrad_client.work.scoring import features_of, fixed_front
 from fedrad_common import weights
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import sha256_file
-from fedrad_common.models import build, outline, whole_of
+from fedrad_common.models import build, outline, whole_of, whole_size
 from fedrad_common.packing import pack, vector_hash
 from fedrad_common.protocol import TrainingProtocol, render_protocol, replace_settings
 from fedrad_common.records import Answer
@@ -144,6 +146,35 @@ def test_a_site_that_does_not_hold_what_stays_cannot_approve(make_site, written)
     shown = "\n".join(lines(seen))
     assert "read from this site's own file; of invented, here" in shown
     assert "trains        its last layer; all else stays as it is" in shown
+    assert f"{first_of(chosen, path).size} numbers beside a network of {whole_size(chosen)} weights" in shown
+
+
+def test_the_policy_counts_what_stays_too(make_site, coordinator, written) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path)
+    ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
+    toml, size = home.path / "site.toml", whole_size(chosen)
+    toml.write_text(re.sub(r"max_parameters = \d+", f"max_parameters = {size - 1}", toml.read_text()))
+    refusal = f"{size} weights of the whole network is not accepted here: policy.max_parameters allows {size - 1}"
+
+    assert size > 10 * ask.model.size
+    assert preview_of(home, chosen).obstacles == (refusal,)
+    with open_site(home.path) as site:  # approved before
+        assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline) == Answer(refusal="policy")
+    toml.write_text(re.sub(r"max_parameters = \d+", f"max_parameters = {size}", toml.read_text()))
+    assert preview_of(home, chosen).obstacles == ()
+
+
+def test_a_preview_tells_the_parts_apart(make_site, written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval, "check_trainable", lambda *arguments: ())  # this small network is not what is looked at
+    home, shown = make_site(), {}
+    for kind in PARTS:
+        chosen, _ = written(kind)
+        seen = preview_of(home, chosen)
+        assert (facts(seen)["trains"], facts(seen)["rank"], facts(seen)["n_weights"]) == (kind, chosen.model.rank, whole_size(chosen))
+        (shown[kind],) = (line for line in lines(seen) if line.startswith("  trains "))
+    assert len(set(shown.values())) == 3
+    assert "the second halves of detours of 2 channels" in shown["lora-up"]
 
 
 def test_what_stays_is_never_what_each_machine_draws(make_site, written) -> None:

@@ -95,6 +95,11 @@ def initial_vector(protocol: TrainingProtocol) -> Vector:
     return pack(outline(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width))
 
 
+def whole_size(protocol: TrainingProtocol) -> int:
+    """How many weights the network has in all, also where only a part of it is trained and sent."""
+    return initial_vector(protocol.model_copy(update={"model": whole_of(protocol.model)})).size
+
+
 def _entry_points() -> dict[str, str]:
     from importlib.metadata import entry_points
 
