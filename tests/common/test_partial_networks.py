@@ -133,7 +133,10 @@ class Planted(nn.Module):
     def __init__(self, n_outputs: int, height: int, width: int, *, fault: str) -> None:
         super().__init__()
         self.fault, last = fault, nn.Linear(8, n_outputs)
-        self.first = nn.Linear(height * width, 8)
+        self.first, self.two = nn.Linear(height * width, 8), nn.Bilinear(8, 8, 8)
+        if fault == "a step after a head of zeros":
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         setattr(self, "out" if fault == "no head" else "head", last)
         if fault == "beside":
             self.gain = nn.Parameter(torch.ones(8))
@@ -141,7 +144,13 @@ class Planted(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         last = self.out if self.fault == "no head" else self.head
         hidden = self.first(images.flatten(1)) * (self.gain if self.fault == "beside" else 1.0)
-        return last(hidden).tanh() if self.fault == "a step after it" else last(hidden)
+        if self.fault == "two inputs":
+            hidden = self.two(hidden, hidden)
+        if self.fault == "looks at weights":
+            hidden = hidden * self.first.weight.mean()
+        if self.fault == "looks at the head":
+            hidden = hidden.to(last.weight.dtype)
+        return last(hidden).tanh() if self.fault.startswith("a step after") else last(hidden)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,11 @@ class Planted(nn.Module):
     [
         ("head", "no head", "it has no layer 'head'"),
         ("head", "a step after it", "its head is not its last step"),
+        ("head", "a step after a head of zeros", "its head is not its last step"),
         ("lora", "beside", "it has weights beside inner layers"),
+        ("lora", "two inputs", r"it must call each layer with one tensor, .*TypeError: .*positional arguments"),
+        ("lora-up", "looks at weights", r"look at none of its weights \(AttributeError: 'Detour' object has no attribute 'weight'\)"),
+        ("head", "looks at the head", r"look at none of its weights \(AttributeError: 'Identity' object has no attribute 'weight'\)"),
     ],
 )
 def test_a_network_that_has_no_such_part_is_refused(monkeypatch: pytest.MonkeyPatch, trains: str, fault: str, said: str) -> None:
@@ -157,6 +170,13 @@ def test_a_network_that_has_no_such_part_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match=said) as refused:
         outline(model_of("planted", trains, fault=fault), **SIZES)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("trains", ["head", "lora"])
+def test_looking_at_the_head_leaves_it_as_the_seed_has_it(trains: str) -> None:
+    head, seeds = outline(model_of("resnet", trains), **SIZES).head, outline(model_of("resnet", "all"), **SIZES).head
+    assert torch.equal(head.weight, seeds.weight)
+    assert torch.equal(head.bias, seeds.bias)
 
 
 def test_a_unet_takes_detours_and_has_no_last_layer_of_its_own() -> None:

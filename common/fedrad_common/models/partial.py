@@ -24,7 +24,7 @@ def partial(network: nn.Module, model: Model) -> nn.Module:
         ValueError: it has no last layer of that name, or a layer that cannot be told from its inner layers.
     """
     if not list(getattr(network, _HEAD, nn.Module()).parameters()):
-        raise ValueError(f"trains {model.trains!r}: it has no layer {_HEAD!r}")
+        raise ValueError(f"it has no layer {_HEAD!r}")
     if model.trains == "head":
         return HeadOnly(network)
     assert model.rank is not None
