@@ -131,12 +131,16 @@ def backbone(model: Model, path: Path, *, n_outputs: int, height: int, width: in
     initial = model.initial
     if initial.kind != "public":
         raise ConfigError(f"model.initial.kind is {initial.kind!r}: its first weights come from no file", hint="leave the file out")
+    _check_hash(path, initial)
+    return _read(path, model, fresh=initial.fresh, n_outputs=n_outputs, height=height, width=width)
+
+
+def _check_hash(path: Path, initial: Lineage) -> None:
     if (found := file_hash(path)) != initial.weights:
         raise MisuseError(
             f"{path.name}: its SHA-256 begins with {found[:16]}, not with {str(initial.weights)[:16]}: another file, or a changed one",
             hint="fetch it again from where model.initial.source says",
         )
-    return _read(path, model, fresh=initial.fresh, n_outputs=n_outputs, height=height, width=width)
 
 
 def check_stays(model: Model) -> None:
@@ -169,17 +173,16 @@ def _known_hash(path: Path, state: tuple[int, ...]) -> Sha256:
     return file_hash(path)
 
 
-def keep_file(home: Path, file: Path) -> Sha256:
-    """Copy it to where `kept_file` finds it; returns its hash. Raises MisuseError: it is no plain file, or changes meanwhile."""
-    name = file_hash(file)
-    kept = home / FOLDER / f"{name}.safetensors"
+def keep_file(home: Path, file: Path, initial: Lineage) -> None:
+    """Copy it to where `kept_file` finds it. Raises MisuseError: it is another file than `initial` names, or changes meanwhile."""
+    kept = kept_file(home, initial)
+    _check_hash(file, initial)
     make_folder(kept.parent)
     with atomic_stream(kept) as stream, file.open("rb") as content:
         shutil.copyfileobj(content, stream)
-    if file_hash(kept) != name:
+    if file_hash(kept) != initial.weights:
         kept.unlink()
         raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
-    return name
 
 
 def file_hash(path: Path) -> Sha256:

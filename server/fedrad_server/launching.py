@@ -55,14 +55,13 @@ def keep_weights(home: Path, protocol: TrainingProtocol, file: Path, *, source: 
 
     Raises:
         ConfigError: they are of another network, whose first difference is named, or `source` says nothing. Nothing is kept.
-        MisuseError: it is no plain file, or the home is another account's.
+        MisuseError: it is no plain file, changes while it is read, or the home is another account's.
     """
     Home.own(home)
     vector = first_vector(protocol, public_vector(protocol, file, fresh=fresh))
     told = {"kind": "public", "model": vector_hash(vector), "source": source, "weights": file_hash(file), "fresh": fresh}
     lineage = replace_settings(protocol, {"model.initial": told}, name="protocol").model.initial
-    if keep_file(home, file) != lineage.weights:
-        raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
+    keep_file(home, file, lineage)
     return lineage
 
 

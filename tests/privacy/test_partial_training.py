@@ -139,7 +139,7 @@ def test_a_site_that_does_not_hold_what_stays_cannot_approve(make_site, written)
     with open_site(home.path) as site, pytest.raises(MisuseError, match="are not kept here: fedrad-site weights"):
         approve(site, render_protocol(chosen), declared_size=60)
 
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     seen = preview_of(home, chosen)
     assert seen.obstacles == ()
     assert (facts(seen)["trains"], facts(seen)["holds_weights"]) == ("head", True)
@@ -151,7 +151,7 @@ def test_a_site_that_does_not_hold_what_stays_cannot_approve(make_site, written)
 
 def test_the_policy_counts_what_stays_too(make_site, coordinator, written) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
     toml, size = home.path / "site.toml", whole_size(chosen)
     toml.write_text(re.sub(r"max_parameters = \d+", f"max_parameters = {size - 1}", toml.read_text()))
@@ -185,7 +185,7 @@ def test_what_stays_is_never_what_each_machine_draws(make_site, written) -> None
 
 def test_a_file_that_changed_at_the_site_is_no_basis(make_site, written) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     kept = kept_file(home.path, chosen.model.initial)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
 
@@ -200,14 +200,14 @@ def test_public_weights_of_which_all_is_trained_need_no_file_at_the_site(make_si
     chosen = replace_settings(chosen, whole)
     assert "says the coordinator: invented, here" in "\n".join(lines(preview_of(home, chosen)))
 
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     assert "read from this site's own file" in "\n".join(lines(preview_of(home, chosen)))
 
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_confined_child_reads_the_sites_own_file(make_site, written, kind: str) -> None:
     home, (chosen, path) = make_site(), written(kind)
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     model = first_of(chosen, path)
     job = dataclasses.replace(job_on(home.cohort, chosen), home=home.path)
     compute.forget()
@@ -224,14 +224,14 @@ def test_a_warm_child_sees_a_file_that_came_after_it_was_started(make_site, writ
     job = dataclasses.replace(job_on(home.cohort, chosen), home=home.path)
     compute.forget()
     with Worker(home, warm=False) as worker:
-        keep_file(home.path, path)
+        keep_file(home.path, path, chosen.model.initial)
         model = first_of(chosen, path)
         np.testing.assert_array_equal(worker(job, model), run_inline(job, model))
 
 
 def test_another_files_features_are_never_taken_for_these(make_site, written) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     seeds = replace_settings(chosen, {"model.initial": {"kind": "random"}})
     model = first_of(chosen, path)
     compute.forget()
@@ -263,7 +263,7 @@ def a_folder(file: Path) -> None:
 @pytest.mark.parametrize("harm", [lost, changed, unreadable, a_folder])
 def test_a_file_that_is_not_the_approved_one_refuses_each_order_before_anything_is_spent(make_site, coordinator, written, harm) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
     kept = kept_file(home.path, chosen.model.initial)
     assert keeps(home.path, chosen.model.initial)  # known by heart until it is touched
@@ -280,18 +280,18 @@ def test_a_file_that_is_not_the_approved_one_refuses_each_order_before_anything_
 
 def test_a_file_that_was_brought_again_answers(make_site, coordinator, written) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
     changed(kept_file(home.path, chosen.model.initial))
     with open_site(home.path) as site:
         assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline).refusal == "internal"
-        keep_file(home.path, path)
+        keep_file(home.path, path, chosen.model.initial)
         assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline).refusal is None
 
 
 def test_a_large_file_is_read_once_for_many_orders(make_site, written, monkeypatch: pytest.MonkeyPatch) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     read: list[Path] = []
     monkeypatch.setattr(weights, "sha256_file", lambda file: read.append(file) or sha256_file(file))
     assert [keeps(home.path, chosen.model.initial) for _ in range(3)] == [True] * 3
@@ -314,3 +314,24 @@ def test_a_site_keeps_only_the_file_that_the_protocol_names(make_site, written, 
     assert not (home.path / "weights").exists()
     assert CliRunner().invoke(app, [*arguments, str(path)]).exit_code == 0
     assert [each.name for each in (home.path / "weights").iterdir()] == [f"{file_hash(path)}.safetensors"]
+
+
+def test_a_file_that_changes_while_it_is_brought_is_not_kept(make_site, written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    (tmp_path / "chosen.toml").write_bytes(render_protocol(chosen))
+    monkeypatch.setattr(weights, "check_public", lambda protocol, file: file.write_bytes(file.read_bytes() + b" "))
+    refused = CliRunner().invoke(app, ["weights", str(tmp_path / "chosen.toml"), str(path), "--home", str(home.path)])
+
+    assert isinstance(refused.exception, MisuseError)
+    assert "another file, or a changed one" in str(refused.exception)
+    assert not (home.path / "weights").exists()
+
+
+def test_weights_are_kept_at_a_site_and_nowhere_else(written, tmp_path: Path) -> None:
+    chosen, path = written("head")
+    (tmp_path / "chosen.toml").write_bytes(render_protocol(chosen))
+    refused = CliRunner().invoke(app, ["weights", str(tmp_path / "chosen.toml"), str(path), "--home", str(tmp_path)])
+
+    assert isinstance(refused.exception, MisuseError)
+    assert "no site here" in str(refused.exception)
+    assert not (tmp_path / "weights").exists()
