@@ -80,7 +80,7 @@ class Lineage(Section):
     @model_validator(mode="after")
     def _it_is_named(self) -> Self:
         wanted = {"random": set(), "run": {"model", "protocol", "unit"}, "public": {"model", "source", "weights"}}[self.kind]
-        given = {key for key in ("model", "protocol", "unit", "source", "weights") if getattr(self, key)}
+        given = {key for key in ("model", "protocol", "unit", "source", "weights") if (getattr(self, key) or "").strip()}
         if self.fresh and self.kind != "public":
             given.add("fresh")
         if wrong := sorted(wanted ^ given):
@@ -344,9 +344,9 @@ def render_lineage(lineage: Lineage) -> list[str]:
 
 
 def _render(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-    # JSON's strings, numbers, booleans and arrays are TOML's as well.
+    # JSON's strings, numbers, booleans and arrays are TOML's as well; but its pairs of escapes for characters beyond 16 bits are not.
     inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items() if key not in inner]
     for key, value in inner.items():
         lines += ["", f"[{'.'.join((*path, key))}]", *_render(value, (*path, key))]
     return lines

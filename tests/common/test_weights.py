@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fedrad_common import weights
 from fedrad_common.errors import ConfigError, FedradError, MisuseError
 from fedrad_common.models import build
 from fedrad_common.packing import pack, vector_hash
-from fedrad_common.protocol import TrainingProtocol, parse_protocol, replace_settings
+from fedrad_common.protocol import TrainingProtocol, parse_protocol, render_lineage, render_protocol, replace_settings
 from fedrad_common.weights import check_public, file_hash, public_vector, write_weights
 
 PROTOCOL = parse_protocol(b"""
@@ -208,6 +209,23 @@ def test_a_protocol_without_public_weights_keeps_its_bytes() -> None:
         replace_settings(PROTOCOL, {"model.initial": {"kind": "public", "model": "0" * 64, "weights": "0" * 64}})
     with pytest.raises(FedradError, match="fresh is forbidden with kind 'random'"):
         replace_settings(PROTOCOL, {"model.initial": {"fresh": "head"}})
+
+
+@pytest.mark.parametrize("source", ["", " ", "\u00a0\u2003"])
+def test_a_blank_source_is_none(source: str) -> None:
+    told = {"kind": "public", "model": "0" * 64, "weights": "0" * 64, "source": source}
+    with pytest.raises(FedradError, match="source is required with kind 'public'"):
+        replace_settings(PROTOCOL, {"model.initial": told})
+
+
+@pytest.mark.parametrize("source", ["set \U0001d4b3, here", 'in "quotes" \\ and “others”', "Röntgen, 胸部"])
+def test_a_source_in_any_script_is_written_as_toml(source: str) -> None:
+    told = {"kind": "public", "model": "0" * 64, "weights": "0" * 64, "source": source}
+    protocol = replace_settings(PROTOCOL, {"model.initial": told})
+    section = "\n".join(render_lineage(protocol.model.initial))
+
+    assert tomllib.loads(section)["model"]["initial"]["source"] == source
+    assert parse_protocol(render_protocol(protocol)).hash == protocol.hash
 
 
 def test_reading_draws_nothing_from_torchs_global_generator(tmp_path: Path) -> None:
