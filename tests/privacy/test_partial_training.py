@@ -34,6 +34,7 @@ from fedrad_common import weights
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import sha256_file
 from fedrad_common.models import build, outline, whole_of, whole_size
+from fedrad_common.models.partial import Fixed
 from fedrad_common.packing import pack, vector_hash
 from fedrad_common.protocol import TrainingProtocol, render_protocol, replace_settings
 from fedrad_common.records import Answer
@@ -69,13 +70,12 @@ def test_a_patients_gradient_of_a_part_can_be_told_from_the_others(name: str, ki
         check_places(chosen, images=16, views=1, device="cpu")
 
 
-@pytest.mark.parametrize("clipping", ["flat", "normalised"])
-@pytest.mark.parametrize("hostile", [False, True])
-@pytest.mark.parametrize("kind", PARTS)
-def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(
-    kind: str, hostile: bool, clipping: str, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    chosen, data = replace_settings(part_of(kind), {"privacy.clipping": clipping}), dataset()
+Sums = Callable[[TrainingProtocol, Callable[[], nn.Module]], list[np.ndarray]]
+
+
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> Sums:
+    """What a step adds up before the noise: of all patients, of all but one, and of that one alone."""
     caught: list[np.ndarray] = []
     noised = PatientOptimizer.add_noise
 
@@ -83,12 +83,49 @@ def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(
         caught.append(torch.cat([parameter.summed_grad.flatten() for parameter in optimizer.params]).numpy().copy() * GRID)
         noised(optimizer)
 
+    def added(chosen: TrainingProtocol, make: Callable[[], nn.Module]) -> list[np.ndarray]:
+        caught.clear()
+        data = dataset()
+        for each in (data, patients_of(data, [0, 1, 2, 3]), patients_of(data, [4])):
+            difference(each, make(), setup=chosen)
+        return caught
+
     monkeypatch.setattr(PatientOptimizer, "add_noise", look)
-    for each in (data, patients_of(data, [0, 1, 2, 3]), patients_of(data, [4])):
-        difference(each, network_of(chosen, hostile=hostile), setup=chosen)
-    together, others, alone = caught
+    return added
+
+
+@pytest.mark.parametrize("clipping", ["flat", "normalised"])
+@pytest.mark.parametrize("hostile", [False, True])
+@pytest.mark.parametrize("kind", PARTS)
+def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(kind: str, hostile: bool, clipping: str, sums: Sums) -> None:
+    chosen = replace_settings(part_of(kind), {"privacy.clipping": clipping})
+    together, others, alone = sums(chosen, lambda: network_of(chosen, hostile=hostile))
+
     assert np.linalg.norm(together - others - alone) <= 1e-9
     assert 0 < np.linalg.norm(alone) <= chosen.privacy.clip_norm == 1
+
+
+def with_hostile_rest(chosen: TrainingProtocol, scale: float, *, drawn: bool) -> nn.Module:
+    """What stays multiplied by `scale`, or numbers of that size added to it: a public file is anybody's."""
+    network, generator = network_of(chosen), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in network.modules():
+            for weight in layer._held[0].parameters() if isinstance(layer, Fixed) else ():
+                weight.add_(torch.randn(weight.shape, generator=generator) * scale) if drawn else weight.mul_(scale)
+    return network
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["scaled", "drawn"])
+@pytest.mark.parametrize("scale", [1e4, 1e15, 1e30, 3e38])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_nor_does_one_more_where_what_stays_is_hostile(kind: str, precision: str, scale: float, drawn: bool, sums: Sums) -> None:
+    chosen = replace_settings(part_of(kind), {"training.precision": precision})
+    together, others, alone = sums(chosen, lambda: with_hostile_rest(chosen, scale, drawn=drawn))
+
+    assert np.linalg.norm(together - others - alone) <= 1e-9
+    assert np.linalg.norm(alone) <= chosen.privacy.clip_norm == 1
+    assert scale > 1e4 or np.linalg.norm(alone) > 0.9, "a gradient that overflows is left out, and shows nothing"
 
 
 @pytest.mark.parametrize("clipping", ["flat", "normalised"])
