@@ -26,7 +26,7 @@ from fedrad_common.errors import BudgetError, DiskError, FedradError, FormatErro
 from fedrad_common.packing import BYTES, Vector, holds, rounded, vector_hash
 from fedrad_common.protocol import TrainingProtocol
 from fedrad_common.records import Answer, Asked, Envelope, Order, Privacy, Signed, dtype_of, sign
-from fedrad_common.weights import kept_file
+from fedrad_common.weights import keeps
 
 log = logging.getLogger(__name__)
 Entropy = Callable[[int], bytes]
@@ -121,9 +121,9 @@ def check_withdrawals(site: Site) -> None:
 
 
 def check_weights(site: Site, protocol: TrainingProtocol) -> None:
-    """What is not trained must be here, before anything is spent; whether it is still the file that was approved, the work looks."""
+    """What is not trained must be here, and be the file that was approved, before anything is spent. The work looks again by itself."""
     model = protocol.model
-    if model.trains != "all" and model.initial.kind == "public" and not kept_file(site.home.path, model.initial).is_file():
+    if model.trains != "all" and model.initial.kind == "public" and not keeps(site.home.path, model.initial):
         refuse("weights-lost")
 
 

@@ -77,7 +77,7 @@ def preview(
     """
     from fedrad_client.cohort.store import newest_fitting, open_cohort
     from fedrad_client.intake.quality.remembered import reminder
-    from fedrad_common.models import initial_vector
+    from fedrad_common.models import initial_vector, whole_size
 
     config = home.config
     protocol = parse_protocol(content)
@@ -91,6 +91,7 @@ def preview(
     plan = make_plan(
         protocol,
         n_parameters=n_parameters,
+        n_whole=None if protocol.model.trains == "all" else whole_size(protocol),
         declared_size=declared_size,
         delta=opening.delta,
         numeric_delta=opening.numeric_delta,

@@ -43,7 +43,7 @@ class Policy(Section):
     models: tuple[Name, ...] = (ANY,)  # or the names of those that are accepted; none, where the list is empty
     strategies: tuple[Name, ...] = (ANY,)  # of aggregation; likewise
     initial: tuple[Name, ...] = (ANY,)  # kinds of first weights: random, public, run; likewise
-    max_parameters: PositiveInt = 20_000_000
+    max_parameters: PositiveInt = 20_000_000  # weights of a network, also of one of which a part is trained
     max_rounds: PositiveInt = 200
     max_bytes_per_round: PositiveInt = 300_000_000  # in and out together, training and evaluation
     max_epsilon_per_run: PositiveFloat = 8.0

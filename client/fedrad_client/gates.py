@@ -72,9 +72,13 @@ def exact_metrics_obstacles(cohort: "Cohort", protocol: TrainingProtocol) -> lis
 
 def weights_obstacles(home: Path, protocol: TrainingProtocol) -> list[str]:
     """Public weights that this site keeps must be those that the protocol names; what is not trained must be kept."""
-    from fedrad_common.weights import check_public, kept_file
+    from fedrad_common.weights import check_public, check_stays, kept_file
 
     model = protocol.model
+    try:
+        check_stays(model)
+    except FedradError as error:
+        return [str(error)]
     if model.initial.kind != "public":
         return []
     kept = kept_file(home, model.initial)

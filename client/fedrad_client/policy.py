@@ -47,7 +47,7 @@ REASONS: dict[str, tuple[RefusalCode, str]] = {
         "somebody holds an answer that this ledger does not know: an older copy, or a clone",
     ),
     "withdrawals-lost": ("internal", "the list of withdrawn patients is missing or shorter than it was"),
-    "weights-lost": ("internal", "the public weights that the protocol builds on are not kept here any more"),
+    "weights-lost": ("internal", "the public weights that the protocol builds on are gone from here, changed, or cannot be read"),
     "unconfined": ("internal", "this machine cannot shut in the process that works, as site.toml requires; nothing was computed"),
     "work-failed": ("internal", "the work failed; nothing left the site"),
 }
@@ -209,9 +209,15 @@ def _size(plan: Plan, policy: Policy) -> Found:
     return (f"a declared size of {plan.declared_size}", f"{policy.declared_size} only") if other else None
 
 
+def _whole(plan: Plan, policy: Policy) -> Found:
+    """What is not trained is computed with all the same."""
+    return _beyond(f"{plan.n_whole} weights of the whole network", plan.n_whole or 0, policy.max_parameters)
+
+
 PLAN_LIMITS: dict[str, Callable[[TrainingProtocol, Plan, Policy], Found]] = {
     "min_noise_multiplier": _noise,
     "declared_size": lambda protocol, plan, policy: _size(plan, policy),
+    "max_parameters": lambda protocol, plan, policy: _whole(plan, policy),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fedrad_client.approval import Preview
 from fedrad_client.privacy.overview import NOT_COVERED
 from fedrad_common.errors import REFUSAL_CODES
-from fedrad_common.protocol import Lineage, Model
+from fedrad_common.protocol import Lineage
 from fedrad_common.records import Envelope, dtype_of
 
 # Every field of the envelope that this approval does not fix, and what will stand there.
@@ -65,6 +65,8 @@ def facts(seen: Preview) -> dict[str, Any]:
         },
         "initial": seen.protocol.model.initial.model_dump(mode="json", exclude_none=True),
         "trains": seen.protocol.model.trains,
+        "rank": seen.protocol.model.rank,
+        "n_weights": plan.n_whole or seen.n_parameters,
         "holds_weights": seen.holds_weights,
         "declared_size": plan.declared_size,
         "sampling_rate": plan.sampling_rate,
@@ -110,7 +112,7 @@ def lines(seen: Preview) -> list[str]:
         f"  hash          {protocol.hash}",
         f"  learns        {', '.join(protocol.task.labels)} ({protocol.task.kind}, {protocol.model.name})",
         f"  starts from   {_start(protocol.model.initial, held=seen.holds_weights)}",
-        *_part(protocol.model),
+        *_part(seen),
         f"  rounds        {protocol.privacy.rounds} of {protocol.privacy.steps_per_round} steps",
         *changed(seen),
         "what would leave",
@@ -131,12 +133,17 @@ def lines(seen: Preview) -> list[str]:
     return rows + [f"  warning: {warning}" for warning in seen.warnings]
 
 
-def _part(model: Model) -> list[str]:
+def _part(seen: Preview) -> list[str]:
     """Nothing where all of the network is trained."""
+    model = seen.protocol.model
     if model.trains == "all":
         return []
-    beside = "" if model.rank is None else f", and detours of {model.rank} channels"
-    return [f"  trains        its last layer{beside}; all else stays as it is: what is sent holds nothing of it"]
+    detours = f"detours of {model.rank} channels"
+    beside = {"head": "", "lora": f", and {detours}", "lora-up": f", and the second halves of {detours}"}[model.trains]
+    return [
+        f"  trains        its last layer{beside}; all else stays as it is: what is sent holds nothing of it",
+        f"                {seen.n_parameters} numbers beside a network of {seen.plan.n_whole} weights",
+    ]
 
 
 def _start(initial: Lineage, *, held: bool) -> str:

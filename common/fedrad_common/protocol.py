@@ -80,7 +80,7 @@ class Lineage(Section):
     @model_validator(mode="after")
     def _it_is_named(self) -> Self:
         wanted = {"random": set(), "run": {"model", "protocol", "unit"}, "public": {"model", "source", "weights"}}[self.kind]
-        given = {key for key in ("model", "protocol", "unit", "source", "weights") if getattr(self, key)}
+        given = {key for key in ("model", "protocol", "unit", "source", "weights") if (getattr(self, key) or "").strip()}
         if self.fresh and self.kind != "public":
             given.add("fresh")
         if wrong := sorted(wanted ^ given):
@@ -100,9 +100,9 @@ class Model(Section):
     name: Name  # a key of fedrad_common.models.MODELS, or a `fedrad.models` entry point
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     options: dict[str, Scalar] = {}
-    # "head": its last layer; "lora": that, and beside every other layer a detour of few channels (Hu et al. 2022); "lora-up": of the
-    # detours the second half alone, the first stays as the seed drew it (FFA-LoRA, Sun et al. 2024). What does not learn is the seed's, or
-    # public, from a file that each site holds: it neither travels nor gets noise
+    # "head": its last layer; "lora": that, and a detour of few channels (Hu et al. 2022) beside every other linear layer and plain 2-D
+    # convolution (not transposed, grouped or dilated); "lora-up": of the detours the second half alone, the first stays as the seed drew it
+    # (FFA-LoRA, Sun et al. 2024). All else is public, from a file that each site holds: it neither learns, nor travels, nor gets noise
     trains: Literal["all", "head", "lora", "lora-up"] = "all"
     rank: Annotated[int, Field(ge=1, le=64)] | None = None  # lora: channels of a detour
     initial: Lineage = Lineage()
@@ -112,7 +112,11 @@ class Model(Section):
         if (self.rank is not None) != self.trains.startswith("lora"):
             raise ValueError("rank is required with trains 'lora' and 'lora-up', and forbidden with others")
         if self.trains != "all" and self.initial.kind == "run":
-            raise ValueError(f"trains is {self.trains!r}: the rest is random or public, initial.kind is 'run'")
+            raise ValueError(f"trains is {self.trains!r}: the rest is public weights, and initial.kind is 'run'")
+        if self.trains != "all" and self.initial.fresh and self.initial.fresh.split(".")[0] != "head":
+            raise ValueError(
+                f"trains is {self.trains!r}: initial.fresh is 'head' or of it, for what stays is public, not {self.initial.fresh!r}"
+            )
         return self
 
     @model_serializer(mode="wrap")
@@ -340,9 +344,9 @@ def render_lineage(lineage: Lineage) -> list[str]:
 
 
 def _render(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-    # JSON's strings, numbers, booleans and arrays are TOML's as well.
+    # JSON's strings, numbers, booleans and arrays are TOML's as well; but its pairs of escapes for characters beyond 16 bits are not.
     inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if key not in inner]
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items() if key not in inner]
     for key, value in inner.items():
         lines += ["", f"[{'.'.join((*path, key))}]", *_render(value, (*path, key))]
     return lines

@@ -5,6 +5,7 @@ safetensors is a header of names, types, shapes and offsets, then numbers: nothi
 
 from __future__ import annotations
 
+import functools
 import shutil
 import stat
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from fedrad_common.canonical import Sha256
-from fedrad_common.errors import ConfigError, MisuseError
+from fedrad_common.errors import ConfigError, FedradError, MisuseError
 from fedrad_common.files import atomic_stream, make_folder, sha256_file
 from fedrad_common.models import build, outline, whole_of
 from fedrad_common.packing import Vector, pack, unpack, vector_hash
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "weights"  # of a site's or a coordinator's home
 MOST_BYTES = 1 << 30  # of a file
 _TYPES = ("F16", "F32", "F64")
+_SHOWN = 80  # characters of a name that a file tells
 _SAME_NETWORK = "the weights must be of the very network that the protocol names, saved under its own names"
 
 
@@ -63,6 +65,7 @@ def _read(path: Path, model: Model, *, fresh: str, n_outputs: int, height: int, 
     _check_plain(path)
     try:
         with safe_open(path, framework="numpy") as file:  # reads the header alone
+            _refuse_released(file.metadata() or {}, name=path.name)
             _compare(file, wanted, fresh, network=model.name, name=path.name)
             for weight, parameter in wanted.items():
                 with np.errstate(over="ignore"):
@@ -78,12 +81,26 @@ def _read(path: Path, model: Model, *, fresh: str, n_outputs: int, height: int, 
     return pack(network)
 
 
+def _refuse_released(header: dict[str, str], *, name: str) -> None:
+    """What a run released learned from patients. Stops an honest mistake only: anybody may write another header."""
+    if "run" in header:
+        raise ConfigError(
+            f"{name}: was released by the run {_shown(header['run'])}: it is not public",
+            hint='start from that run with model.initial.kind = "run", at the coordinator that has it: sites then know its lineage',
+        )
+
+
+def _shown(name: str) -> str:
+    """A name from a file of anybody's, for a terminal: nothing in it may move the cursor."""
+    return repr(name[:_SHOWN])[: _SHOWN + 2]
+
+
 def _compare(file: Any, wanted: dict[str, nn.Parameter], fresh: str, *, network: str, name: str) -> None:
     found = set(file.keys())
     if missing := sorted(set(wanted) - found):
         raise ConfigError(f"{name}: weight {missing[0]} is missing, {len(missing)} in all", hint=_SAME_NETWORK)
     if more := sorted(weight for weight in found - set(wanted) if not _is_of(weight, fresh)):
-        raise ConfigError(f"{name}: weight {more[0]} is none of {network}'s, {len(more)} in all", hint=_SAME_NETWORK)
+        raise ConfigError(f"{name}: weight {_shown(more[0])} is none of {network}'s, {len(more)} in all", hint=_SAME_NETWORK)
     for weight, parameter in wanted.items():
         told = file.get_slice(weight)
         shape, kind = tuple(told.get_shape()), told.get_dtype()
@@ -114,12 +131,25 @@ def backbone(model: Model, path: Path, *, n_outputs: int, height: int, width: in
     initial = model.initial
     if initial.kind != "public":
         raise ConfigError(f"model.initial.kind is {initial.kind!r}: its first weights come from no file", hint="leave the file out")
+    _check_hash(path, initial)
+    return _read(path, model, fresh=initial.fresh, n_outputs=n_outputs, height=height, width=width)
+
+
+def _check_hash(path: Path, initial: Lineage) -> None:
     if (found := file_hash(path)) != initial.weights:
         raise MisuseError(
             f"{path.name}: its SHA-256 begins with {found[:16]}, not with {str(initial.weights)[:16]}: another file, or a changed one",
             hint="fetch it again from where model.initial.source says",
         )
-    return _read(path, model, fresh=initial.fresh, n_outputs=n_outputs, height=height, width=width)
+
+
+def check_stays(model: Model) -> None:
+    """Raises ConfigError: what is not trained would be drawn by each site's own torch, which no hash names and nobody compares."""
+    if model.trains != "all" and model.initial.kind == "random":
+        raise ConfigError(
+            f"model.initial.kind is 'random': with model.trains {model.trains!r} what stays would be as each machine draws it",
+            hint="name public weights (fedrad-coordinator weights), or train all of the network",
+        )
 
 
 def kept_file(home: Path, initial: Lineage) -> Path:
@@ -127,23 +157,41 @@ def kept_file(home: Path, initial: Lineage) -> Path:
     return home / FOLDER / f"{initial.weights}.safetensors"
 
 
-def keep_file(home: Path, file: Path) -> Sha256:
-    """Copy it to where `kept_file` finds it; returns its hash. Raises MisuseError: it is no plain file, or changes meanwhile."""
-    name = file_hash(file)
-    kept = home / FOLDER / f"{name}.safetensors"
+def keeps(home: Path, initial: Lineage) -> bool:
+    """Whether the kept file is there, can be read, and is still the one that the protocol names. Read again only once it was touched."""
+    path = kept_file(home, initial)
+    try:
+        found = path.stat()
+        return _known_hash(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)) == initial.weights
+    except (FedradError, OSError):
+        return False
+
+
+@functools.lru_cache(maxsize=16)
+def _known_hash(path: Path, state: tuple[int, ...]) -> Sha256:
+    """By path and state, so that a file that was touched is read again."""
+    return file_hash(path)
+
+
+def keep_file(home: Path, file: Path, initial: Lineage) -> None:
+    """Copy it to where `kept_file` finds it. Raises MisuseError: it is another file than `initial` names, or changes meanwhile."""
+    kept = kept_file(home, initial)
+    _check_hash(file, initial)
     make_folder(kept.parent)
     with atomic_stream(kept) as stream, file.open("rb") as content:
         shutil.copyfileobj(content, stream)
-    if file_hash(kept) != name:
+    if file_hash(kept) != initial.weights:
         kept.unlink()
         raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
-    return name
 
 
 def file_hash(path: Path) -> Sha256:
-    """Raises MisuseError: it is no plain file of a size that may be read."""
+    """Raises MisuseError: it is no plain file of a size that may be read, or not for this account."""
     _check_plain(path)
-    return sha256_file(path)
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise MisuseError(f"{path.name}: cannot be read ({type(error).__name__})", hint="let this account read it") from None
 
 
 def write_weights(protocol: TrainingProtocol, vector: Vector, path: Path, *, lineage: dict[str, str]) -> None:

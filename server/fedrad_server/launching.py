@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from fedrad_common.config import read_toml, validate
+from fedrad_common.config import read_toml
 from fedrad_common.errors import FormatError, MisuseError
 from fedrad_common.files import read_json
 from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector, vector_hash
-from fedrad_common.protocol import Lineage, TrainingProtocol, parse_protocol
+from fedrad_common.protocol import Lineage, TrainingProtocol, parse_protocol, replace_settings
 from fedrad_common.records import Launch
-from fedrad_common.weights import check_public, file_hash, first_vector, keep_file, kept_file, public_vector
+from fedrad_common.weights import check_public, check_stays, file_hash, first_vector, keep_file, kept_file, public_vector
 from fedrad_server import wanted
 from fedrad_server.audit import record
 from fedrad_server.home import Home
@@ -55,14 +55,13 @@ def keep_weights(home: Path, protocol: TrainingProtocol, file: Path, *, source: 
 
     Raises:
         ConfigError: they are of another network, whose first difference is named, or `source` says nothing. Nothing is kept.
-        MisuseError: it is no plain file, or the home is another account's.
+        MisuseError: it is no plain file, changes while it is read, or the home is another account's.
     """
     Home.own(home)
     vector = first_vector(protocol, public_vector(protocol, file, fresh=fresh))
     told = {"kind": "public", "model": vector_hash(vector), "source": source, "weights": file_hash(file), "fresh": fresh}
-    lineage = validate(told, Lineage, name="model.initial")
-    if keep_file(home, file) != lineage.weights:
-        raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
+    lineage = replace_settings(protocol, {"model.initial": told}, name="protocol").model.initial
+    keep_file(home, file, lineage)
     return lineage
 
 
@@ -70,10 +69,11 @@ def first_weights(home: Path, protocol: TrainingProtocol) -> Vector:
     """Random ones from the protocol's seed, public ones from HOME/weights, or those that a finished run of this coordinator released.
 
     Raises:
-        ConfigError: the public weights' file is damaged.
+        ConfigError: the public weights' file is damaged, or what is not trained would be random.
         MisuseError: no run here released the weights that the protocol names, or it was trained by another protocol than it says; or
             public weights were never brought here.
     """
+    check_stays(protocol.model)
     lineage = protocol.model.initial
     if lineage.kind == "random":
         return initial_vector(protocol)

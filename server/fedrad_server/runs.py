@@ -15,6 +15,7 @@ from fedrad_common.chain import Chain, utc_now
 from fedrad_common.errors import MisuseError
 from fedrad_common.files import fsync_directory, lock_file, write_atomic, write_json
 from fedrad_common.identity import PublicKey, SigningKey
+from fedrad_common.models import initial_vector
 from fedrad_common.packing import Vector, rounded, vector_hash, wire_bytes
 from fedrad_common.protocol import parse_protocol
 from fedrad_common.records import Answer, Envelope, Evidence, Kind, Launch, Order, Receipt, RoundManifest, Signed, built_on, sign
@@ -90,13 +91,19 @@ class Run:
 
         Raises:
             ConfigError: the protocol says something else than it must.
-            MisuseError: `directory` is taken, the quorum exceeds the roster, or the initial model is not finite or not the named one.
+            MisuseError: `directory` is taken, the quorum exceeds the roster, or the initial model is not finite, not the named one or of
+                another length than the network that goes on from it.
         """
         protocol, model = parse_protocol(protocol_bytes), finite_initial(initial)
         if protocol.model.initial.model not in (None, vector_hash(model)):
             raise MisuseError(
                 "model.initial: the initial model is not the one that the protocol names",
                 hint="launch it where that run was finished, or where the public file is",
+            )
+        if protocol.model.initial.kind == "run" and model.size != (length := initial_vector(protocol).size):
+            raise MisuseError(
+                f"model.initial: that run released {model.size} numbers, and this protocol's network has {length}",
+                hint="name a run of this very network; a part that was trained goes on with the public weights that it began with",
             )
         if protocol.rounds.quorum > len(roster):
             raise MisuseError(

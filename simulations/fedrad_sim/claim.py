@@ -21,7 +21,7 @@ def combinations(settings: Mapping[str, Sequence[object]]) -> list[dict[str, obj
 
 
 def check(scenario: Scenario, protocol: TrainingProtocol, path: Path, settings: Mapping[str, Sequence[object]]) -> None:
-    """Raises ConfigError for a label, a file of arrays or a setting that no arm could use. `path` is the scenario's."""
+    """Raises ConfigError for a label, a file of arrays, a start or a setting that no arm could use. `path` is the scenario's."""
     if scenario.label not in protocol.task.labels:
         known = ", ".join(protocol.task.labels)
         raise ConfigError(f"{path.name}: label: {scenario.label!r} is no label of the protocol", hint=f"its labels: {known}")
@@ -32,7 +32,18 @@ def check(scenario: Scenario, protocol: TrainingProtocol, path: Path, settings: 
             changed = arm_protocol(scenario, protocol, arm, chosen)
             if (changed.task, changed.input) != (protocol.task, protocol.input):
                 raise ConfigError("--set: task and input are those of the hospitals' cohorts", hint="change them in the protocol's file")
+            _check_start(changed)
             initial_vector(changed)
+
+
+def _check_start(protocol: TrainingProtocol) -> None:
+    """Raises ConfigError: no hospital of a simulation holds the first weights, or may approve them."""
+    initial, trains = protocol.model.initial.kind, protocol.model.trains
+    if (initial, trains) != ("random", "all"):
+        raise ConfigError(
+            f"a simulation trains all of a network from the seed's weights: model.initial.kind is {initial!r}, model.trains {trains!r}",
+            hint="leave both out; to play the protocol as it is: fedrad-coordinator launch, with sites to which the weights were brought",
+        )
 
 
 @contextlib.contextmanager

@@ -121,6 +121,8 @@ def evaluate(
     records = read_run(run_directory(run))
     protocol = records.protocol
     wanted = protocol.task.labels[0]
+    home = run_directory(run).resolve().parent.parent  # of the coordinator, where the run is one of its runs
+    _check_weights(protocol, home)
     with tempfile.TemporaryDirectory(prefix="fedrad-evaluate-") as scratch:
         folder = data
         if data.suffix == ".npz":
@@ -133,8 +135,19 @@ def evaluate(
             (site,) = (entry for entry in imported.iterdir() if entry.is_dir())
             folder, labels = site / "dicom", site / "labels.csv"
         dataset = prepare_folder(folder, labels or folder.parent / "labels.csv", Path(scratch) / "cohort", protocol=protocol)
-        home = run_directory(run).resolve().parents[1]  # of the coordinator, where the run is one of its runs
         return score(protocol, records.released(records.round), [dataset], label=wanted, home=home)
+
+
+def _check_weights(protocol: TrainingProtocol, home: Path) -> None:
+    """Raises MisuseError: what the run did not train is not where its coordinator keeps it, as beside a run that was copied."""
+    from fedrad_common.weights import kept_file
+
+    initial = protocol.model.initial
+    if protocol.model.trains != "all" and initial.kind == "public" and not kept_file(home, initial).is_file():
+        raise MisuseError(
+            f"weights/{str(initial.weights)[:16]}….safetensors: is not here, and the run trained only a part of the network beside it",
+            hint="name the run where its coordinator keeps it, HOME/runs/NAME; or lay a copy out like that, HOME/weights with it",
+        )
 
 
 def run_directory(path: Path) -> Path:

@@ -89,6 +89,7 @@ POLICIES = st.builds(
 WIDE = st.builds(
     Policy,
     tasks=st.just(("classification", "echo")),
+    max_parameters=mostly(1001, 1000),
     max_epsilon_per_run=st.just(9.0),
     min_noise_multiplier=mostly(0.5, 1.0, 4.0),
     declared_size=mostly(0, 60, 50),
@@ -104,7 +105,8 @@ TAINTED = st.sampled_from([(), (MODEL,)])
 def plans(draw: st.DrawFn, protocol: TrainingProtocol, n_parameters: int) -> Plan:
     noise = 0.0 if protocol.privacy.unit == "none" else draw(mostly(2.0, 0.6))
     return Plan(
-        protocol=protocol.hash, n_parameters=n_parameters, declared_size=draw(mostly(60, 50)), sampling_rate=0.1, expected_batch=5.0,
+        protocol=protocol.hash, n_parameters=n_parameters, n_whole=draw(mostly(None, 1000, 1001)),
+        declared_size=draw(mostly(60, 50)), sampling_rate=0.1, expected_batch=5.0,
         noise_multiplier=noise, delta=1e-5, epsilon=protocol.privacy.epsilon, evaluation=draw(mostly(protocol.evaluation.release, "none")),
         evaluation_noise=0.0,
     )  # fmt: skip
@@ -188,6 +190,7 @@ def within_order(order: Order, protocol: TrainingProtocol, plan: Plan, policy: P
             open_at(policy.hours, now),
             covered(order, policy, grant),
             protocol.privacy.unit == "none" or plan.noise_multiplier >= policy.min_noise_multiplier,
+            plan.n_whole is None or plan.n_whole <= policy.max_parameters,
             policy.declared_size == 0 or plan.declared_size == policy.declared_size,
             order.round <= protocol.privacy.rounds if order.kind == "train" else answers,
             not first or order.model == protocol.model.initial.model,

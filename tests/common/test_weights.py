@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fedrad_common import weights
 from fedrad_common.errors import ConfigError, FedradError, MisuseError
 from fedrad_common.models import build
 from fedrad_common.packing import pack, vector_hash
-from fedrad_common.protocol import TrainingProtocol, parse_protocol, replace_settings
+from fedrad_common.protocol import TrainingProtocol, parse_protocol, render_lineage, render_protocol, replace_settings
 from fedrad_common.weights import check_public, file_hash, public_vector, write_weights
 
 PROTOCOL = parse_protocol(b"""
@@ -75,7 +76,7 @@ def test_a_fresh_head_is_the_seeds_whether_the_file_has_one_or_not(tmp_path: Pat
     ("content", "said"),
     [
         (tensors(stem__weight=None), r"w.safetensors: weight stem.weight is missing, 1 in all"),
-        (tensors(stem__running_mean=np.zeros(8, np.float32)), r"weight stem.running_mean is none of resnet's"),
+        (tensors(stem__running_mean=np.zeros(8, np.float32)), r"weight 'stem.running_mean' is none of resnet's"),
         (tensors(head__weight=np.zeros((1, 17), np.float32)), r"weight head.weight: shape \(1, 17\), expected \(1, 16\)"),
         (tensors(head__bias=np.zeros(1, np.int32)), r"weight head.bias: type I32, expected one of F16, F32, F64"),
         (tensors(head__bias=np.full(1, np.nan, np.float32)), r"weight head.bias: holds a number that is not finite"),
@@ -148,14 +149,57 @@ def test_only_a_plain_file_of_bounded_size_is_opened(tmp_path: Path, monkeypatch
             public_vector(PROTOCOL, path)
 
 
+def test_a_file_that_this_account_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = written(tmp_path / "w.safetensors", tensors())
+    protocol = starting_from(path)
+    monkeypatch.setattr(weights, "sha256_file", refuse)
+    with pytest.raises(MisuseError, match=r"^w\.safetensors: cannot be read \(PermissionError\)$") as refused:
+        check_public(protocol, path)
+    assert refused.value.hint
+
+
 def test_what_is_exported_comes_back_and_names_its_lineage(tmp_path: Path) -> None:
     vector = pack(build(PROTOCOL.model.model_copy(update={"seed": 9}), n_outputs=1, height=28, width=28))
     path = tmp_path / "out.safetensors"
-    write_weights(PROTOCOL, vector, path, lineage={"run": "chest-1", "unit": "patient"})
+    write_weights(PROTOCOL, vector, path, lineage={"taught on": "phantoms"})
 
     assert np.array_equal(public_vector(PROTOCOL, path), vector)
     with safe_open(path, framework="numpy") as file:
-        assert file.metadata() == {"run": "chest-1", "unit": "patient"}
+        assert file.metadata() == {"taught on": "phantoms"}
+
+
+@pytest.mark.parametrize("unit", ["none", "patient"])
+def test_what_a_run_released_is_never_taken_for_public(tmp_path: Path, unit: str) -> None:
+    """Else what learned from patients without privacy would come back, and begin a private run (privacy.md, rule 12)."""
+    vector = pack(build(PROTOCOL.model.model_copy(update={"seed": 9}), n_outputs=1, height=28, width=28))
+    path = tmp_path / "out.safetensors"
+    write_weights(PROTOCOL, vector, path, lineage={})
+    protocol = starting_from(path)
+    write_weights(PROTOCOL, vector, path, lineage={"run": "plain-1", "unit": unit})
+    told = replace_settings(protocol, {"model.initial.weights": file_hash(path)})
+
+    for read in (lambda: public_vector(PROTOCOL, path), lambda: check_public(told, path)):
+        with pytest.raises(ConfigError, match=r"^out\.safetensors: was released by the run 'plain-1': it is not public$") as refused:
+            read()
+        assert 'model.initial.kind = "run"' in refused.value.hint
+
+
+@pytest.mark.parametrize("where", ["a weight", "the run"])
+def test_a_files_words_do_not_move_the_terminals_cursor(tmp_path: Path, where: str) -> None:
+    hostile = "\x1b[2J\x1b[1;32mapproved" + "\u202e" * 1000
+    if where == "the run":
+        save_file(tensors(), tmp_path / "w.safetensors", metadata={"run": hostile})
+    else:
+        written(tmp_path / "w.safetensors", tensors() | {hostile: np.zeros(1, np.float32)})
+    with pytest.raises(ConfigError) as refused:
+        public_vector(PROTOCOL, tmp_path / "w.safetensors")
+
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 200
+    assert "approved" in str(refused.value)
 
 
 def test_a_protocol_without_public_weights_keeps_its_bytes() -> None:
@@ -165,6 +209,23 @@ def test_a_protocol_without_public_weights_keeps_its_bytes() -> None:
         replace_settings(PROTOCOL, {"model.initial": {"kind": "public", "model": "0" * 64, "weights": "0" * 64}})
     with pytest.raises(FedradError, match="fresh is forbidden with kind 'random'"):
         replace_settings(PROTOCOL, {"model.initial": {"fresh": "head"}})
+
+
+@pytest.mark.parametrize("source", ["", " ", "\u00a0\u2003"])
+def test_a_blank_source_is_none(source: str) -> None:
+    told = {"kind": "public", "model": "0" * 64, "weights": "0" * 64, "source": source}
+    with pytest.raises(FedradError, match="source is required with kind 'public'"):
+        replace_settings(PROTOCOL, {"model.initial": told})
+
+
+@pytest.mark.parametrize("source", ["set \U0001d4b3, here", 'in "quotes" \\ and “others”', "Röntgen, 胸部"])
+def test_a_source_in_any_script_is_written_as_toml(source: str) -> None:
+    told = {"kind": "public", "model": "0" * 64, "weights": "0" * 64, "source": source}
+    protocol = replace_settings(PROTOCOL, {"model.initial": told})
+    section = "\n".join(render_lineage(protocol.model.initial))
+
+    assert tomllib.loads(section)["model"]["initial"]["source"] == source
+    assert parse_protocol(render_protocol(protocol)).hash == protocol.hash
 
 
 def test_reading_draws_nothing_from_torchs_global_generator(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Where a part of a network learns, a patient still adds one clipped vector of that part; what stays is the site's own, checked file."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from fakes.steps import SIDE, dataset, difference, one_thread, patients_of, plan
 from torch import nn
 from typer.testing import CliRunner
 
+from fedrad_client import approval
 from fedrad_client.answer import answer
 from fedrad_client.approval import approve
 from fedrad_client.approval import preview as look
@@ -27,12 +30,15 @@ from fedrad_client.privacy.training import train
 from fedrad_client.site import Home, open_site
 from fedrad_client.work import Worker, compute, run_child, run_inline
 from fedrad_client.work.scoring import features_of, fixed_front
+from fedrad_common import weights
 from fedrad_common.errors import MisuseError
-from fedrad_common.models import build, outline, whole_of
+from fedrad_common.files import sha256_file
+from fedrad_common.models import build, outline, whole_of, whole_size
+from fedrad_common.models.partial import Fixed
 from fedrad_common.packing import pack, vector_hash
 from fedrad_common.protocol import TrainingProtocol, render_protocol, replace_settings
 from fedrad_common.records import Answer
-from fedrad_common.weights import check_public, file_hash, first_vector, keep_file, kept_file, public_vector, write_weights
+from fedrad_common.weights import check_public, file_hash, first_vector, keep_file, keeps, kept_file, public_vector, write_weights
 from fedrad_sim.one_site import asked
 
 PARTS = {"head": {"model.trains": "head"}} | {kind: {"model.trains": kind, "model.rank": 2} for kind in ("lora", "lora-up")}
@@ -64,13 +70,12 @@ def test_a_patients_gradient_of_a_part_can_be_told_from_the_others(name: str, ki
         check_places(chosen, images=16, views=1, device="cpu")
 
 
-@pytest.mark.parametrize("clipping", ["flat", "normalised"])
-@pytest.mark.parametrize("hostile", [False, True])
-@pytest.mark.parametrize("kind", PARTS)
-def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(
-    kind: str, hostile: bool, clipping: str, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    chosen, data = replace_settings(part_of(kind), {"privacy.clipping": clipping}), dataset()
+Sums = Callable[[TrainingProtocol, Callable[[], nn.Module]], list[np.ndarray]]
+
+
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> Sums:
+    """What a step adds up before the noise: of all patients, of all but one, and of that one alone."""
     caught: list[np.ndarray] = []
     noised = PatientOptimizer.add_noise
 
@@ -78,12 +83,49 @@ def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(
         caught.append(torch.cat([parameter.summed_grad.flatten() for parameter in optimizer.params]).numpy().copy() * GRID)
         noised(optimizer)
 
+    def added(chosen: TrainingProtocol, make: Callable[[], nn.Module]) -> list[np.ndarray]:
+        caught.clear()
+        data = dataset()
+        for each in (data, patients_of(data, [0, 1, 2, 3]), patients_of(data, [4])):
+            difference(each, make(), setup=chosen)
+        return caught
+
     monkeypatch.setattr(PatientOptimizer, "add_noise", look)
-    for each in (data, patients_of(data, [0, 1, 2, 4]), patients_of(data, [3])):
-        difference(each, network_of(chosen, hostile=hostile), setup=chosen)
-    together, others, alone = caught
+    return added
+
+
+@pytest.mark.parametrize("clipping", ["flat", "normalised"])
+@pytest.mark.parametrize("hostile", [False, True])
+@pytest.mark.parametrize("kind", PARTS)
+def test_one_patient_more_moves_a_steps_sum_by_at_most_the_bound(kind: str, hostile: bool, clipping: str, sums: Sums) -> None:
+    chosen = replace_settings(part_of(kind), {"privacy.clipping": clipping})
+    together, others, alone = sums(chosen, lambda: network_of(chosen, hostile=hostile))
+
     assert np.linalg.norm(together - others - alone) <= 1e-9
     assert 0 < np.linalg.norm(alone) <= chosen.privacy.clip_norm == 1
+
+
+def with_hostile_rest(chosen: TrainingProtocol, scale: float, *, drawn: bool) -> nn.Module:
+    """What stays multiplied by `scale`, or numbers of that size added to it: a public file is anybody's."""
+    network, generator = network_of(chosen), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in network.modules():
+            for weight in layer._held[0].parameters() if isinstance(layer, Fixed) else ():
+                weight.add_(torch.randn(weight.shape, generator=generator) * scale) if drawn else weight.mul_(scale)
+    return network
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["scaled", "drawn"])
+@pytest.mark.parametrize("scale", [1e4, 1e15, 1e30, 3e38])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_nor_does_one_more_where_what_stays_is_hostile(kind: str, precision: str, scale: float, drawn: bool, sums: Sums) -> None:
+    chosen = replace_settings(part_of(kind), {"training.precision": precision})
+    together, others, alone = sums(chosen, lambda: with_hostile_rest(chosen, scale, drawn=drawn))
+
+    assert np.linalg.norm(together - others - alone) <= 1e-9
+    assert np.linalg.norm(alone) <= chosen.privacy.clip_norm == 1
+    assert scale > 1e4 or np.linalg.norm(alone) > 0.9, "a gradient that overflows is left out, and shows nothing"
 
 
 @pytest.mark.parametrize("clipping", ["flat", "normalised"])
@@ -134,18 +176,53 @@ def test_a_site_that_does_not_hold_what_stays_cannot_approve(make_site, written)
     with open_site(home.path) as site, pytest.raises(MisuseError, match="are not kept here: fedrad-site weights"):
         approve(site, render_protocol(chosen), declared_size=60)
 
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     seen = preview_of(home, chosen)
     assert seen.obstacles == ()
     assert (facts(seen)["trains"], facts(seen)["holds_weights"]) == ("head", True)
     shown = "\n".join(lines(seen))
     assert "read from this site's own file; of invented, here" in shown
     assert "trains        its last layer; all else stays as it is" in shown
+    assert f"{first_of(chosen, path).size} numbers beside a network of {whole_size(chosen)} weights" in shown
+
+
+def test_the_policy_counts_what_stays_too(make_site, coordinator, written) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path, chosen.model.initial)
+    ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
+    toml, size = home.path / "site.toml", whole_size(chosen)
+    toml.write_text(re.sub(r"max_parameters = \d+", f"max_parameters = {size - 1}", toml.read_text()))
+    refusal = f"{size} weights of the whole network is not accepted here: policy.max_parameters allows {size - 1}"
+
+    assert size > 10 * ask.model.size
+    assert preview_of(home, chosen).obstacles == (refusal,)
+    with open_site(home.path) as site:  # approved before
+        assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline) == Answer(refusal="policy")
+    toml.write_text(re.sub(r"max_parameters = \d+", f"max_parameters = {size}", toml.read_text()))
+    assert preview_of(home, chosen).obstacles == ()
+
+
+def test_a_preview_tells_the_parts_apart(make_site, written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval, "check_trainable", lambda *arguments: ())  # this small network is not what is looked at
+    home, shown = make_site(), {}
+    for kind in PARTS:
+        chosen, _ = written(kind)
+        seen = preview_of(home, chosen)
+        assert (facts(seen)["trains"], facts(seen)["rank"], facts(seen)["n_weights"]) == (kind, chosen.model.rank, whole_size(chosen))
+        (shown[kind],) = (line for line in lines(seen) if line.startswith("  trains "))
+    assert len(set(shown.values())) == 3
+    assert "the second halves of detours of 2 channels" in shown["lora-up"]
+
+
+def test_what_stays_is_never_what_each_machine_draws(make_site, written) -> None:
+    home, (chosen, _) = make_site(), written("lora-up")
+    (obstacle,) = preview_of(home, replace_settings(chosen, {"model.trains": "head", "model.rank": None, "model.initial": {}})).obstacles
+    assert "with model.trains 'head' what stays would be as each machine draws it" in obstacle
 
 
 def test_a_file_that_changed_at_the_site_is_no_basis(make_site, written) -> None:
-    home, (chosen, path) = make_site(), written("lora")
-    keep_file(home.path, path)
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path, chosen.model.initial)
     kept = kept_file(home.path, chosen.model.initial)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
 
@@ -160,14 +237,14 @@ def test_public_weights_of_which_all_is_trained_need_no_file_at_the_site(make_si
     chosen = replace_settings(chosen, whole)
     assert "says the coordinator: invented, here" in "\n".join(lines(preview_of(home, chosen)))
 
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     assert "read from this site's own file" in "\n".join(lines(preview_of(home, chosen)))
 
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_confined_child_reads_the_sites_own_file(make_site, written, kind: str) -> None:
     home, (chosen, path) = make_site(), written(kind)
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     model = first_of(chosen, path)
     job = dataclasses.replace(job_on(home.cohort, chosen), home=home.path)
     compute.forget()
@@ -184,14 +261,14 @@ def test_a_warm_child_sees_a_file_that_came_after_it_was_started(make_site, writ
     job = dataclasses.replace(job_on(home.cohort, chosen), home=home.path)
     compute.forget()
     with Worker(home, warm=False) as worker:
-        keep_file(home.path, path)
+        keep_file(home.path, path, chosen.model.initial)
         model = first_of(chosen, path)
         np.testing.assert_array_equal(worker(job, model), run_inline(job, model))
 
 
 def test_another_files_features_are_never_taken_for_these(make_site, written) -> None:
     home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
+    keep_file(home.path, path, chosen.model.initial)
     seeds = replace_settings(chosen, {"model.initial": {"kind": "random"}})
     model = first_of(chosen, path)
     compute.forget()
@@ -201,18 +278,65 @@ def test_another_files_features_are_never_taken_for_these(make_site, written) ->
     assert not np.array_equal(public, random)
 
 
-def test_a_file_that_is_gone_refuses_the_order_before_anything_is_spent(make_site, coordinator, written) -> None:
-    home, (chosen, path) = make_site(), written("head")
-    keep_file(home.path, path)
-    ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
-    kept_file(home.path, chosen.model.initial).unlink()
-    with open_site(home.path) as site:
-        given = answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline)
+def lost(file: Path) -> None:
+    file.unlink()
 
-        assert given == Answer(refusal="internal")
-        assert site.audit.entries[-1].body["reason"] == "weights-lost"
-        assert not site.ledger.account.runs
+
+def changed(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+
+def unreadable(file: Path) -> None:
+    """For any account, also one that no permission stops: a link to itself."""
+    file.unlink()
+    file.symlink_to(file)
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("harm", [lost, changed, unreadable, a_folder])
+def test_a_file_that_is_not_the_approved_one_refuses_each_order_before_anything_is_spent(make_site, coordinator, written, harm) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path, chosen.model.initial)
+    ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
+    kept = kept_file(home.path, chosen.model.initial)
+    assert keeps(home.path, chosen.model.initial)  # known by heart until it is touched
+    harm(kept)
+    with open_site(home.path) as site:
+        for _ in range(2):
+            given = answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline)
+
+            assert given == Answer(refusal="internal")
+            assert site.audit.entries[-1].body["reason"] == "weights-lost"
+        assert (site.ledger.account.training, site.ledger.account.answers, site.ledger.account.runs) == (0, 0, ())
     assert REASONS["weights-lost"][0] == "internal"
+
+
+def test_a_file_that_was_brought_again_answers(make_site, coordinator, written) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path, chosen.model.initial)
+    ask = Asking.approved(home, coordinator, chosen).with_model(first_of(chosen, path))
+    changed(kept_file(home.path, chosen.model.initial))
+    with open_site(home.path) as site:
+        assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline).refusal == "internal"
+        keep_file(home.path, path, chosen.model.initial)
+        assert answer(site, asked(ask.order(), ask.model, ask.key, home.path), work=run_inline).refusal is None
+
+
+def test_a_large_file_is_read_once_for_many_orders(make_site, written, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    keep_file(home.path, path, chosen.model.initial)
+    read: list[Path] = []
+    monkeypatch.setattr(weights, "sha256_file", lambda file: read.append(file) or sha256_file(file))
+    assert [keeps(home.path, chosen.model.initial) for _ in range(3)] == [True] * 3
+    assert len(read) == 1
+
+    os.utime(kept_file(home.path, chosen.model.initial))
+    assert keeps(home.path, chosen.model.initial)
+    assert len(read) == 2
 
 
 def test_a_site_keeps_only_the_file_that_the_protocol_names(make_site, written, tmp_path: Path) -> None:
@@ -227,3 +351,24 @@ def test_a_site_keeps_only_the_file_that_the_protocol_names(make_site, written, 
     assert not (home.path / "weights").exists()
     assert CliRunner().invoke(app, [*arguments, str(path)]).exit_code == 0
     assert [each.name for each in (home.path / "weights").iterdir()] == [f"{file_hash(path)}.safetensors"]
+
+
+def test_a_file_that_changes_while_it_is_brought_is_not_kept(make_site, written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, (chosen, path) = make_site(), written("head")
+    (tmp_path / "chosen.toml").write_bytes(render_protocol(chosen))
+    monkeypatch.setattr(weights, "check_public", lambda protocol, file: file.write_bytes(file.read_bytes() + b" "))
+    refused = CliRunner().invoke(app, ["weights", str(tmp_path / "chosen.toml"), str(path), "--home", str(home.path)])
+
+    assert isinstance(refused.exception, MisuseError)
+    assert "another file, or a changed one" in str(refused.exception)
+    assert not (home.path / "weights").exists()
+
+
+def test_weights_are_kept_at_a_site_and_nowhere_else(written, tmp_path: Path) -> None:
+    chosen, path = written("head")
+    (tmp_path / "chosen.toml").write_bytes(render_protocol(chosen))
+    refused = CliRunner().invoke(app, ["weights", str(tmp_path / "chosen.toml"), str(path), "--home", str(tmp_path)])
+
+    assert isinstance(refused.exception, MisuseError)
+    assert "no site here" in str(refused.exception)
+    assert not (tmp_path / "weights").exists()

@@ -112,6 +112,39 @@ def test_a_network_whose_last_bits_know_their_place_is_refused(monkeypatch: pyte
     assert any("the last bits of an image's gradient differ with its place in the batch" in text for text in said)
 
 
+class Front(nn.Module):
+    """Its features know their place in the batches of 16 in which they are kept, and in no other."""
+
+    def __init__(self, n_outputs: int, height: int, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(height * width, n_outputs)
+
+    def features(self, images: Tensor) -> Tensor:
+        told = torch.arange(len(images))[:, None] * (1e-7 if len(images) == 16 else 0.0)
+        return images.flatten(1) + told
+
+    def from_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.from_features(self.features(images))
+
+
+def test_a_front_whose_kept_features_know_their_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A micro-batch of 32 images shows nothing: what is kept is made in another shape."""
+    monkeypatch.setattr(models, "_constructor", lambda _: Front)
+    with pytest.raises(ConfigError, match="the last bits of an image's features differ with its place among the images") as refused:
+        check_places(protocol(model__name="front"), images=32, views=1, device="cpu")
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet18", "scatter-resnet"])
+def test_the_fronts_here_have_no_place(name: str) -> None:
+    public = {"kind": "public", "model": "0" * 64, "source": "anybody's", "weights": "1" * 64}
+    setup = protocol(model__name=name, model__trains="head", model__initial=public, input__height=32, input__width=32)
+    check_places(setup, images=16, views=1, device="cpu")
+
+
 def verdict(images: int) -> str:
     try:
         check_places(protocol(model__name="swish"), images=images, views=1, device="cpu")

@@ -345,6 +345,11 @@ def test_a_run_of_which_a_part_learns_starts_and_is_exported_with_what_stays_nam
     write_weights(whole, vector, tmp_path / "public.safetensors", lineage={})
 
     bring = ("weights", home.directory, tmp_path / "chest.toml", tmp_path / "public.safetensors", "--source", "invented here")
+    code, _, err = command("launch", home.directory, tmp_path / "chest.toml", "--detach")
+    assert (code, "what stays would be as each machine draws it" in err) == (2, True)
+    code, _, err = command(*bring, "--fresh", "stem")
+    assert (code, "initial.fresh is 'head' or of it" in err) == (2, True)
+    assert not (home.directory / "weights").exists()
     code, section, _ = command(*bring, "--fresh", "head")
     assert code == 0
     started = text.replace(model, f"{model[:-2]}, initial = {{ {', '.join(section.splitlines()[1:])} }} }}")

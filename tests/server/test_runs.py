@@ -12,6 +12,7 @@ from fakes.coordinator import N_PARAMETERS, World, honest, numbers, protocol, un
 from fedrad_common.errors import BusyError, ChainError, ConfigError, FedradError, FormatError, MisuseError
 from fedrad_common.identity import SigningKey
 from fedrad_common.packing import vector_hash
+from fedrad_common.protocol import parse_protocol, render_protocol, replace_settings
 from fedrad_common.records import Envelope, sign
 from fedrad_server import history
 from fedrad_server.history import read_run
@@ -65,6 +66,21 @@ def test_a_launch_that_cannot_work_leaves_nothing_behind(
     with pytest.raises(error, match=words):
         Run.create(world.directory, content, roster=world.roster, key=world.key, initial=initial)
     assert not world.directory.parent.exists() or list(world.directory.parent.iterdir()) == []
+
+
+def test_a_part_is_not_continued_as_a_whole(world: World) -> None:
+    """Whole networks and parts have other lengths: no site could answer such a run, and its order would be refused in every round."""
+    whole = parse_protocol(protocol().replace(b'"linear" }', b'"linear", options = { length = 20 } }'))
+    part = numbers("a part", size=12)
+    lineage = {"kind": "run", "model": vector_hash(part), "protocol": "0" * 64, "unit": "none"}
+    content = render_protocol(replace_settings(whole, {"model.initial": lineage}))
+    with pytest.raises(MisuseError, match=r"model\.initial: that run released 12 numbers, and this protocol's network has 20") as refused:
+        Run.create(world.directory, content, roster=world.roster, key=world.key, initial=part)
+    assert "public weights" in refused.value.hint
+    assert not world.directory.exists()
+
+    fitting = replace_settings(whole, {"model.options.length": 12, "model.initial": lineage})
+    Run.create(world.directory, render_protocol(fitting), roster=world.roster, key=world.key, initial=part).close()
 
 
 def test_one_process_at_a_time(world: World) -> None:

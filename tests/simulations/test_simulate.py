@@ -9,9 +9,11 @@ import pytest
 
 import fedrad_sim
 from fedrad_common.errors import ConfigError, MisuseError
-from fedrad_common.protocol import load_protocol
+from fedrad_common.identity import SigningKey
+from fedrad_common.packing import vector_hash
+from fedrad_common.protocol import load_protocol, render_protocol, replace_settings
 from fedrad_server.replay import replay
-from fedrad_server.runs import read_run
+from fedrad_server.runs import Run, read_run
 from fedrad_sim.evaluate import evaluate
 from fedrad_sim.phantom import HELD_OUT, scaled, write_hospital
 from fedrad_sim.scenario import arm_protocol, find_scenario, load_scenario, protocol_path, render_scenario
@@ -162,6 +164,43 @@ def test_a_swept_setting_that_does_not_exist_is_refused_before_anything_is_writt
     with pytest.raises(ConfigError, match=r"privacy\.epsilom: unknown key"):
         fedrad_sim.run(scenario, tmp_path / "out", settings={"privacy.epsilom": [2.0]})
     assert not (tmp_path / "out").exists()
+
+
+PUBLIC = {"kind": "public", "model": "0" * 64, "source": "anybody's", "weights": "1" * 64}
+RELEASED = {"kind": "run", "model": "0" * 64, "protocol": "1" * 64, "unit": "patient"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.initial": [PUBLIC]},
+        {"model.initial": [PUBLIC], "model.trains": ["head"]},
+        {"model.trains": ["head"]},
+        {"model.initial": [RELEASED]},
+    ],
+)
+def test_a_start_that_no_hospital_could_approve_is_refused_before_anything_is_written(tmp_path: Path, settings) -> None:
+    scenario = write_scenario(tmp_path, "federated-private")
+
+    with pytest.raises(ConfigError, match="a simulation trains all of a network from the seed's weights") as refused:
+        fedrad_sim.run(scenario, tmp_path / "out", settings=settings)
+    assert "fedrad-coordinator launch" in refused.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_copied_run_of_a_part_says_which_weights_it_lacks(tmp_path: Path) -> None:
+    path = find_scenario("pneumonia")
+    protocol = load_protocol(protocol_path(load_scenario(path), path))
+    model = np.zeros(7, np.float32)
+    part = {"model.trains": "head", "model.initial": PUBLIC | {"model": vector_hash(model)}}
+    roster = {name: SigningKey.generate().public.hex for name in "abcdefgh"}
+    run = tmp_path / "elsewhere" / "runs" / "copied"
+    run.parent.mkdir(parents=True)
+    Run.create(run, render_protocol(replace_settings(protocol, part)), roster=roster, key=SigningKey.generate(), initial=model).close()
+
+    with pytest.raises(MisuseError, match=r"^weights/1{16}…\.safetensors: is not here, and the run trained only a part") as refused:
+        evaluate(run, tmp_path / "nothing")
+    assert "HOME/runs/NAME" in refused.value.hint
 
 
 def test_a_model_is_scored_on_a_folder_of_dicom_it_never_saw(played, tmp_path: Path) -> None:

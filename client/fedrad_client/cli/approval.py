@@ -106,13 +106,15 @@ def weights(
     from fedrad_common.protocol import load_protocol
     from fedrad_common.weights import check_public, keep_file
 
-    wanted, site = load_protocol(protocol), Home(home)
-    assert site.config  # a site it is
-    check_public(wanted, file)
-    kept = keep_file(home, file)
+    wanted, site = load_protocol(protocol), Home(home).config.site.name
     initial = wanted.model.initial
-    lines = (f"kept: {file.name}, SHA-256 {kept}", f"  source        {initial.source}, says the protocol; nothing proves that but you")
-    emit({"weights": kept, "source": initial.source}, as_json=as_json, lines=lines)
+    check_public(wanted, file)
+    keep_file(home, file, initial)
+    lines = (
+        f"kept at {site}: {file.name}, SHA-256 {initial.weights}",
+        f"  source        {initial.source}, says the protocol; nothing proves that but you",
+    )
+    emit({"weights": initial.weights, "source": initial.source}, as_json=as_json, lines=lines)
 
 
 def unapprove(

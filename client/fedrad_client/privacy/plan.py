@@ -1,9 +1,9 @@
 """A site's own privacy parameters for one protocol, fixed at approval from its declared size; the coordinator sends none of them."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from fedrad_common.canonical import Sha256
 from fedrad_common.config import Section
@@ -18,7 +18,8 @@ class Plan(Section):
 
     format: Literal["fedrad-plan-1"] = "fedrad-plan-1"
     protocol: Sha256
-    n_parameters: PositiveInt  # of the network, so that an order for another one is refused before it costs anything
+    n_parameters: PositiveInt  # that are trained and sent, so that an order for another network is refused before it costs anything
+    n_whole: PositiveInt | None = None  # of the whole network, where a part of it is trained
     declared_size: PositiveInt  # N, patients, as typed; never the count
     sampling_rate: Annotated[float, Field(gt=0, le=1)]  # q = min(1, B / N), of each step
     expected_batch: Annotated[float, Field(gt=0)]  # q × N, the divisor of every step's noisy sum
@@ -28,11 +29,18 @@ class Plan(Section):
     evaluation: Literal["noised", "exact", "none"]
     evaluation_noise: Annotated[float, Field(ge=0)]  # standard deviation of each histogram cell, in patients; 0 is exact
 
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The plan of a network that is trained whole keeps the bytes that it had before the key existed."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if (key, value) != ("n_whole", None)}
+
 
 def make_plan(
     protocol: TrainingProtocol,
     *,
     n_parameters: int,
+    n_whole: int | None = None,
     declared_size: int,
     delta: float,
     numeric_delta: float,
@@ -42,6 +50,7 @@ def make_plan(
     """Compute q and sigma for one site. Depends on the declared size alone, never on the data (privacy.md, rules 2 and 3).
 
     Args:
+        n_parameters: that are trained; n_whole: of the whole network, where those are a part of it.
         numeric_delta: the part of `delta` that is set aside for the noise's arithmetic.
     """
     from fedrad_common.accounting import GaussianEvent, calibrate, epsilon_prv
@@ -60,6 +69,7 @@ def make_plan(
     return Plan(
         protocol=protocol.hash,
         n_parameters=n_parameters,
+        n_whole=n_whole,
         declared_size=declared_size,
         sampling_rate=sampling_rate,
         expected_batch=sampling_rate * declared_size,

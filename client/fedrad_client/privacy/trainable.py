@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedrad_client.privacy.gradients.precision import full_precision, network_precision
 from fedrad_client.privacy.gradients.recording import recording
 from fedrad_client.privacy.gradients.rules import uncovered
+from fedrad_client.work.scoring import features_of, fixed_front
 from fedrad_client.work.tensors import choose_device
 from fedrad_common.errors import ConfigError, FedradError
 from fedrad_common.models import outline
+from fedrad_common.profiles import SCALE
 from fedrad_common.tasks import task
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _AGAIN = 4  # times more, the same images
 _IMAGES = 3  # the last of them without any label
+_KEPT, _MOVES = 40, (1, 7, 16, 39)  # images of which features are kept: more than two batches, the last of them filled up
 _ERROR = 1e-9  # relative, in float64: of a sum that is made in another order
 _SAME_BITS: set[tuple[str, int, int, str]] = set()  # what this process has looked at: protocol, images, views, device
 _SPREAD = 0.1  # of what is added to the first weights: a layer that starts at zero would hide what lies before it
@@ -84,6 +88,7 @@ def check_places(protocol: TrainingProtocol, *, images: int, views: int, device:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=_SPREAD)
+    _check_features(network, size, name=protocol.model.name)
     network.train().to(place)
 
     def bits(moved: int) -> list[Tensor]:
@@ -105,6 +110,21 @@ def check_places(protocol: TrainingProtocol, *, images: int, views: int, device:
                     hint='then no clip holds: choose another network, or device = "cpu" in site.toml',
                 )
     _SAME_BITS.add(question)
+
+
+def _check_features(network: nn.Module, size: tuple[int, int], *, name: str) -> None:
+    """Features that are kept are made otherwise than what is trained on them: so many at a time, on the CPU, in one order of the cohort."""
+    front = fixed_front(network)
+    if front is None:
+        return
+    pixels = np.random.default_rng(0).integers(0, SCALE + 1, (_KEPT, *size)).astype(np.uint16)
+    here = features_of(pixels, front)
+    for moved in _MOVES:
+        if not torch.equal(here, features_of(np.roll(pixels, moved, axis=0), front).roll(-moved, 0)):
+            raise ConfigError(
+                f"model {name}: on this machine the last bits of an image's features differ with its place among the images",
+                hint="then no clip holds: choose another network",
+            )
 
 
 def _in_float64(network: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:

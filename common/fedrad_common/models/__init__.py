@@ -7,6 +7,7 @@ images of a batch would make one patient's gradient depend on another's, so both
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from fedrad_common.errors import ConfigError
 from fedrad_common.protocol import Lineage, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -95,6 +96,11 @@ def initial_vector(protocol: TrainingProtocol) -> Vector:
     return pack(outline(protocol.model, n_outputs=n_outputs, height=protocol.input.height, width=protocol.input.width))
 
 
+def whole_size(protocol: TrainingProtocol) -> int:
+    """How many weights the network has in all, also where only a part of it is trained and sent."""
+    return initial_vector(protocol.model_copy(update={"model": whole_of(protocol.model)})).size
+
+
 def _entry_points() -> dict[str, str]:
     from importlib.metadata import entry_points
 
@@ -128,19 +134,39 @@ def _partial(network: nn.Module, model: Model, height: int, width: int) -> nn.Mo
     from fedrad_common.models.partial import partial
 
     image = torch.linspace(0, 1, height * width).view(1, 1, height, width)
-    hint = 'another network, or trains = "all"'
-    with torch.no_grad():
-        whole = network(image)
-        try:
+    what, hint = f"model {model.name}: trains {model.trains!r}", 'another network, or trains = "all"'
+    try:
+        with torch.no_grad(), _spread_head(network):
+            whole = network(image)
             part = partial(network, model)
             same = torch.allclose(part(image), whole, rtol=1e-4, atol=1e-5)
-        except ValueError as error:
-            raise ConfigError(f"model {model.name}: {error}", hint=hint) from None
-        except RuntimeError:  # what comes after the head wants its maps
-            same = False
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}", hint=hint) from None
+    except RuntimeError:  # what comes after the head wants its maps
+        same = False
+    except (TypeError, AttributeError) as error:  # a layer of two inputs, or one whose weights are looked at from outside
+        calls = "it must call each layer with one tensor, and look at none of its weights"
+        raise ConfigError(f"{what}: {calls} ({type(error).__name__}: {error})", hint=hint) from None
     if not same:
-        raise ConfigError(f"model {model.name}: trains {model.trains!r}: its head is not its last step", hint=hint)
+        raise ConfigError(f"{what}: its head is not its last step", hint=hint)
     return part
+
+
+@contextlib.contextmanager
+def _spread_head(network: nn.Module) -> Iterator[None]:
+    """Other weights in the head for the block: of one that begins at zero nobody could see what comes after it."""
+    import torch
+
+    head: nn.Module | None = getattr(network, "head", None)
+    weights, generator = list(head.parameters()) if head is not None else [], torch.Generator().manual_seed(0)
+    before = [weight.clone() for weight in weights]
+    for weight in weights:
+        weight.add_(torch.randn(weight.shape, generator=generator))
+    try:
+        yield
+    finally:
+        for weight, own in zip(weights, before, strict=True):
+            weight.copy_(own)
 
 
 def _refuse_state(network: nn.Module, name: str) -> None:

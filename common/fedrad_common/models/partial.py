@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from typing import TYPE_CHECKING, TypeGuard, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,17 +18,17 @@ _HEAD = "head"  # what a network calls its last layer
 
 
 def partial(network: nn.Module, model: Model) -> nn.Module:
-    """`network` with the weights that it has, of which only what `model.trains` says are parameters. Draws from torch's generator.
+    """`network` with the weights that it has, of which only what `model.trains` says are parameters.
 
     Raises:
         ValueError: it has no last layer of that name, or a layer that cannot be told from its inner layers.
     """
     if not list(getattr(network, _HEAD, nn.Module()).parameters()):
-        raise ValueError(f"trains {model.trains!r}: it has no layer {_HEAD!r}")
+        raise ValueError(f"it has no layer {_HEAD!r}")
     if model.trains == "head":
         return HeadOnly(network)
     assert model.rank is not None
-    return _with_detours(network, rank=model.rank, trains_down=model.trains == "lora")
+    return _with_detours(network, model, rank=model.rank)
 
 
 class Fixed(nn.Module):
@@ -37,6 +40,8 @@ class Fixed(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         (layer,) = self._held
+        if maps.dtype == torch.bfloat16:  # of an autocast, which rounds what it multiplies by itself: the constants stay what they are
+            maps = maps.float()
         known = next(layer.parameters(), maps)
         if (known.device, known.dtype) != (maps.device, maps.dtype):
             layer.to(maps.device, maps.dtype)
@@ -67,7 +72,7 @@ class HeadOnly(nn.Module):
 class Detour(nn.Module):
     """A fixed layer, and beside it two ordinary ones through `rank` channels, whose sum is zero at first (LoRA, Hu et al. 2022)."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, *, rank: int, trains_down: bool) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, *, rank: int, trains_down: bool, name: str) -> None:
         super().__init__()
         self.layer = Fixed(layer)
         self.up: nn.Module
@@ -85,7 +90,8 @@ class Detour(nn.Module):
                 bias=False,
             )
             up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
-        nn.init.normal_(down.weight, std=1 / math.sqrt(down.weight[0].numel()))
+        with torch.no_grad():
+            down.weight.copy_(_drawn(down.weight.shape, name=name))
         nn.init.zeros_(up.weight)
         self.down: nn.Module = down if trains_down else Fixed(down)
         self.up = up
@@ -94,7 +100,18 @@ class Detour(nn.Module):
         return cast("Tensor", self.layer(maps) + self.up(self.down(maps)))
 
 
-def _with_detours(network: nn.Module, *, rank: int, trains_down: bool) -> nn.Module:
+def _drawn(shape: torch.Size, *, name: str) -> Tensor:
+    """Uniform around 0, of spread 1 / √inputs, from `name` alone: the same bits with every version of torch and on every processor.
+
+    What stays at a site is compared with no other site's, so what torch's own generator makes of a seed is not enough.
+    """
+    words = np.frombuffer(hashlib.shake_256(name.encode()).digest(4 * shape.numel()), dtype="<u4")
+    unit = (words + 0.5) / 2.0**31 - 1  # in (-1, 1), exact in float64
+    return torch.from_numpy((unit * math.sqrt(3 / shape[1:].numel())).astype(np.float32)).view(shape)
+
+
+def _with_detours(network: nn.Module, model: Model, *, rank: int) -> nn.Module:
+    made = itertools.count()
     head = set(cast("nn.Module", getattr(network, _HEAD)).modules())
     for parent in [module for module in network.modules() if module not in head]:
         for name, layer in list(parent.named_children()):
@@ -103,7 +120,10 @@ def _with_detours(network: nn.Module, *, rank: int, trains_down: bool) -> nn.Mod
                 continue
             if len(own) != len(list(layer.parameters())):
                 raise ValueError(f"layer {name} has weights beside inner layers")
-            fixed = Detour(layer, rank=rank, trains_down=trains_down) if _takes_detour(layer) else Fixed(layer)
+            fixed: nn.Module = Fixed(layer)
+            if _takes_detour(layer):
+                drawn = f"fedrad-detour-1 {model.seed} {next(made)}"
+                fixed = Detour(layer, rank=rank, trains_down=model.trains == "lora", name=drawn)
             setattr(parent, name, fixed)
     if any(True for _ in network.parameters(recurse=False)):
         raise ValueError("it has weights beside inner layers")
