@@ -91,13 +91,14 @@ def preview(
     plan = make_plan(
         protocol,
         n_parameters=n_parameters,
-        n_whole=None if protocol.model.trains == "all" else whole_size(protocol),
         declared_size=declared_size,
         delta=opening.delta,
         numeric_delta=opening.numeric_delta,
         least_noise=config.policy.min_noise_multiplier,
         validation_fraction=opening.validation_fraction,
     )
+    if protocol.model.trains != "all":
+        plan = plan.model_copy(update={"n_whole": whole_size(protocol)})
     if config.policy.metrics == "none":
         plan = plan.model_copy(update={"evaluation": "none", "evaluation_noise": 0.0})
     if protocol.task.kind != "echo":  # which learns nothing, and needs no torch

@@ -221,7 +221,7 @@ def test_what_stays_is_never_what_each_machine_draws(make_site, written) -> None
 
 
 def test_a_file_that_changed_at_the_site_is_no_basis(make_site, written) -> None:
-    home, (chosen, path) = make_site(), written("head")
+    home, (chosen, path) = make_site(), written("lora")
     keep_file(home.path, path, chosen.model.initial)
     kept = kept_file(home.path, chosen.model.initial)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")

@@ -40,7 +40,6 @@ def make_plan(
     protocol: TrainingProtocol,
     *,
     n_parameters: int,
-    n_whole: int | None = None,
     declared_size: int,
     delta: float,
     numeric_delta: float,
@@ -50,7 +49,6 @@ def make_plan(
     """Compute q and sigma for one site. Depends on the declared size alone, never on the data (privacy.md, rules 2 and 3).
 
     Args:
-        n_parameters: that are trained; n_whole: of the whole network, where those are a part of it.
         numeric_delta: the part of `delta` that is set aside for the noise's arithmetic.
     """
     from fedrad_common.accounting import GaussianEvent, calibrate, epsilon_prv
@@ -69,7 +67,6 @@ def make_plan(
     return Plan(
         protocol=protocol.hash,
         n_parameters=n_parameters,
-        n_whole=n_whole,
         declared_size=declared_size,
         sampling_rate=sampling_rate,
         expected_batch=sampling_rate * declared_size,
