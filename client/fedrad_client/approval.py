@@ -178,7 +178,8 @@ def approve(
     seen = preview(site.home, site.ledger.opening, site.ledger.account, content, declared_size=declared_size, runs=runs, run=run)
     folder = site.home.path / "approved" / seen.protocol.hash
     before = site.approved(seen.protocol.hash)
-    if before is not None and before[1] != seen.plan:
+    # A plan of before a part's whole network was counted says nothing of it.
+    if before is not None and before[1] not in (seen.plan, seen.plan.model_copy(update={"n_whole": None})):
         _refuse_another_plan(before[1], seen.plan)
     if before is not None and read_approval(folder) == seen.approval:
         return seen  # its cost may be reserved by now; that is no second one

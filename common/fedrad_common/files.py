@@ -54,7 +54,7 @@ def atomic_stream(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
                 os.fsync(stream.fileno())
             beside.replace(path)
             fsync_directory(path.parent)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise

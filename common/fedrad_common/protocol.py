@@ -343,10 +343,15 @@ def render_lineage(lineage: Lineage) -> list[str]:
     return ["[model.initial]", *_render(lineage.model_dump(mode="json", exclude_none=True), ())]
 
 
+def _written(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _render(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-    # JSON's strings, numbers, booleans and arrays are TOML's as well; but its pairs of escapes for characters beyond 16 bits are not.
+    # JSON's strings, numbers, booleans and arrays are TOML's as well; but its pairs of escapes for characters beyond 16 bits are not, and
+    # TOML wants DEL escaped.
     inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items() if key not in inner]
+    lines = [f"{key} = {_written(value)}" for key, value in table.items() if key not in inner]
     for key, value in inner.items():
         lines += ["", f"[{'.'.join((*path, key))}]", *_render(value, (*path, key))]
     return lines

@@ -6,7 +6,7 @@ safetensors is a header of names, types, shapes and offsets, then numbers: nothi
 from __future__ import annotations
 
 import functools
-import shutil
+import hashlib
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "weights"  # of a site's or a coordinator's home
 MOST_BYTES = 1 << 30  # of a file
 _TYPES = ("F16", "F32", "F64")
+_COPIED = 1 << 20  # bytes at a time
 _SHOWN = 80  # characters of a name that a file tells
 _SAME_NETWORK = "the weights must be of the very network that the protocol names, saved under its own names"
 
@@ -179,10 +180,12 @@ def keep_file(home: Path, file: Path, initial: Lineage) -> None:
     _check_hash(file, initial)
     make_folder(kept.parent)
     with atomic_stream(kept) as stream, file.open("rb") as content:
-        shutil.copyfileobj(content, stream)
-    if file_hash(kept) != initial.weights:
-        kept.unlink()
-        raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
+        copied = hashlib.sha256()
+        for part in iter(lambda: content.read(_COPIED), b""):
+            copied.update(part)
+            stream.write(part)
+        if copied.hexdigest() != initial.weights:
+            raise MisuseError(f"{file.name}: changed while it was read", hint="try again when nobody writes to it")
 
 
 def file_hash(path: Path) -> Sha256:

@@ -41,6 +41,13 @@ def test_maps_of_any_layout_and_a_number_that_is_none_are_taken() -> None:
     torch.testing.assert_close(pooled(maps, layer), layer(maps), rtol=0, atol=0, equal_nan=True)
 
 
+def test_maps_without_a_batch_are_torchs_business() -> None:
+    layer, one = nn.MaxPool3d(2), torch.randn(4, 6, 8, 8)
+    assert torch.equal(pooled(one, layer), layer(one))
+    with pytest.raises(RuntimeError, match="3D or 4D"):
+        pooled(torch.randn(2, 3, 4, 4, 4), nn.MaxPool2d(2))
+
+
 def test_what_returns_its_indices_too_and_a_kind_of_ones_own_stay_as_they_are() -> None:
     class Own(nn.MaxPool2d):
         pass

@@ -55,7 +55,7 @@ def _fast(words: Words, scale: float, out: Whole) -> list[int]:
 
     With t = tan πV the two members are q (1 - t²) and 2 q t, for q = scale × R / (1 + t²): one function instead of two.
     """
-    log, tan = _functions()
+    log, tan = chosen_functions()
     squared = (words[:, 0] >> np.uint64(1)).view(np.int64) + 0.5  # signed: numpy converts unsigned words with a branch each
     squared *= 2.0**-63  # U
     log(squared, out=squared)
@@ -78,7 +78,7 @@ def _fast(words: Words, scale: float, out: Whole) -> list[int]:
 
 
 @functools.cache
-def _functions() -> tuple[Function, Function]:
+def chosen_functions() -> tuple[Function, Function]:
     """log and tan, numpy's or torch's: either may be four times as fast, depending on the processor, and the draws are the same."""
     some = np.linspace(0.01, 0.99, 1 << 14)
     return _faster(np.log, _torchs("log"), some), _faster(np.tan, _torchs("tan"), some)
@@ -106,7 +106,7 @@ def _undecided(squared: Floats, off: Floats, scale: float) -> list[int]:
     if _within(squared, *_ORDINARY) and _within(off, -margin, margin):
         return []
     off = np.abs(off).max(axis=0)
-    few = np.flatnonzero((off > margin) | (squared < _ORDINARY[0]) | (squared > _ORDINARY[1]))
+    few = np.flatnonzero(~((off <= margin) & (_ORDINARY[0] <= squared) & (squared <= _ORDINARY[1])))  # NaN, too, is none that is decided
     return [int(place) for place in few if not _decided(float(squared[place]), float(off[place]), scale)]
 
 

@@ -90,9 +90,10 @@ class AesNoise:
         return torch.from_numpy(values.reshape(shape))
 
     def grid_normal_parts(self, count: int, *, scale: float, threads: int = 1) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """The same in parts: where it belongs, and whole numbers, none of them -0."""
+        """The same in parts: where it belongs, and whole numbers, none of them -0. Take them to the end: the source is spoilt otherwise."""
         pairs, first = (count + 1) // 2, self._pair
         self._pair += pairs
+        exact_gaussian.chosen_functions()  # by a trial, which other threads would disturb
 
         def drawn(block: tuple[int, npt.NDArray[np.uint64]]) -> tuple[int, npt.NDArray[np.float64]]:
             start, words = block

@@ -7,6 +7,7 @@ attacked in turn; its references are the others, but never the one that was trai
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class World:
     protocol: TrainingProtocol
     images: int | None
     control: bool = False
-    most: float = 1.0  # the bar: the area's upper limit, besides what the claim permits
+    most: float = math.inf  # the bar: the area's upper limit, besides what the claim permits
 
 
 def audit(out: Path, *, epsilon: float, models: int, images: int | None, seed: int, bar: Bar = SILENT) -> Finding:
@@ -62,7 +63,7 @@ def audit(out: Path, *, epsilon: float, models: int, images: int | None, seed: i
     private = replace_settings(protocol, {"privacy.epsilon": epsilon, "rounds.quorum": 1, "evaluation.rounds": []})
     few = min(FEW, images or FEW)
     worlds = (
-        World("with privacy", private, images, most=MOST if images is None and models >= MODELS and epsilon <= CLAIM else 1.0),
+        World("with privacy", private, images, most=MOST if images is None and models >= MODELS and epsilon <= CLAIM else math.inf),
         World("with privacy, few images", private, few),
         World("without privacy, few images", replace_settings(private, PLAIN), few, control=True),
     )

@@ -225,13 +225,21 @@ def _gram(maps: Tensor, count: int) -> Tensor:
 
 
 def batched_product(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """(m, d, T) @ (m, T, p) -> (m, d, p), the same bits in every place: MKL's depend on where in a cache line a result begins."""
+    """(m, d, T) @ (m, T, p) -> (m, d, p), the same bits in every place: MKL's depend on where in a cache line a result begins, or a row of
+    a transposed factor."""
+    left, right = _in_lines(left), _in_lines(right)
     d, p = left.shape[1], right.shape[2]
     lines = _LINE // math.gcd(_LINE, p)  # that end with a cache line
     if d % lines == 0:
         return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
     made = torch.bmm(functional.pad(left, (0, 0, 0, -d % lines)), right)[:, :d]
     return made if out is None else out.copy_(made)
+
+
+def _in_lines(maps: Tensor) -> Tensor:
+    """Contiguous, copied if need be; in float32 also as they are, where rows and maps begin with a cache line."""
+    lines = maps.dtype == torch.float32 and all(step % _LINE == 0 for step in maps.stride() if step != 1)
+    return maps if lines else maps.contiguous()
 
 
 def _sum_under(factors: Tensor, rows: Tensor, *, out: Tensor) -> None:

@@ -15,11 +15,11 @@ def pools_fast(layer: nn.Module) -> bool:
     return type(layer) in (nn.MaxPool2d, nn.MaxPool3d) and not cast("nn.MaxPool2d", layer).return_indices
 
 
-def pooled(maps: Tensor, layer: nn.MaxPool2d | nn.MaxPool3d) -> Tensor:
+def pooled(input: Tensor, layer: nn.MaxPool2d | nn.MaxPool3d) -> Tensor:  # noqa: A002 - torch's name
     """What `layer` makes of (n, C, …) maps."""
-    if maps.device.type != "cpu" or maps.dim() not in _LAYOUTS:
-        return cast("Tensor", type(layer).forward(layer, maps))  # type: ignore[arg-type]
-    return cast("Tensor", _MaxPool.apply(maps, layer))  # type: ignore[no-untyped-call]
+    if input.device.type != "cpu" or input.dim() != (4 if type(layer) is nn.MaxPool2d else 5):
+        return cast("Tensor", type(layer).forward(layer, input))  # type: ignore[arg-type]
+    return cast("Tensor", _MaxPool.apply(input, layer))  # type: ignore[no-untyped-call]
 
 
 class _MaxPool(torch.autograd.Function):
