@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedrad_common.files import sha256_file
+
 PACKAGES = ("fedrad_client", "fedrad_common", "fedrad_server", "fedrad_sim")  # whole: a list of what is used would miss something
 _LIBRARIES = ("numpy", "torch")
 
@@ -30,8 +32,7 @@ def digest_of_files(folder: Path) -> str:
     """SHA-256 over every file's name and content; what Python compiled is left out."""
     found = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        found.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        found.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return found.hexdigest()
 
 
