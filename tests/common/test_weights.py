@@ -16,8 +16,8 @@ from fedrad_common import weights
 from fedrad_common.errors import ConfigError, FedradError, MisuseError
 from fedrad_common.models import build
 from fedrad_common.packing import pack, vector_hash
-from fedrad_common.protocol import TrainingProtocol, parse_protocol, render_lineage, render_protocol, replace_settings
-from fedrad_common.weights import check_public, file_hash, public_vector, write_weights
+from fedrad_common.protocol import Lineage, TrainingProtocol, parse_protocol, render_lineage, render_protocol, replace_settings
+from fedrad_common.weights import check_public, file_hash, keep_file, kept_file, public_vector, write_weights
 
 PROTOCOL = parse_protocol(b"""
 format = "fedrad-protocol-1"
@@ -98,6 +98,23 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(MisuseError, match=r"w.safetensors: its SHA-256 begins with [0-9a-f]{16}, not with [0-9a-f]{16}"):
         check_public(protocol, path)
+
+
+def test_a_file_that_changes_while_it_is_copied_spoils_nothing_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "w.safetensors", tensors())
+    initial = starting_from(path).model.initial
+    keep_file(tmp_path, path, initial)
+    kept = kept_file(tmp_path, initial)
+    before = kept.read_bytes()
+
+    def changing(file: Path, wanted: Lineage) -> None:
+        file.write_bytes(file.read_bytes() + b" ")  # just after it was found to be the right one
+
+    monkeypatch.setattr(weights, "_check_hash", changing)
+    with pytest.raises(MisuseError, match=r"w.safetensors: changed while it was read"):
+        keep_file(tmp_path, path, initial)
+    assert kept.read_bytes() == before
+    assert [each.name for each in kept.parent.iterdir()] == [kept.name]  # nor is half of the other left there
 
 
 def test_a_section_that_does_not_fit_its_file_is_refused(tmp_path: Path) -> None:
